@@ -1,0 +1,34 @@
+/* Promotion: the folded records of a read set (PROMOTED, K] written to the
+ * replica, in bounded steps.
+ *
+ * Records are taken in key order, PROMOTE_RECORDS at a time; those are sorted
+ * by their place in the log, chunks are read and verified once each, in log
+ * order, into a buffer of PROMOTE_BUFFER bytes, and the buffer is written out
+ * in offset order, neighbours joined.  Zeros are punched.  Doing it again is
+ * harmless.  Blocking; one step a worker job.
+ */
+#ifndef HOLDFAST_JOURNAL_PROMOTE_H
+#define HOLDFAST_JOURNAL_PROMOTE_H
+
+#include "journal/replica.h"
+#include "journal/runset.h"
+
+enum {
+    PROMOTE_BUFFER = 8 * 1024 * 1024,
+    PROMOTE_RECORDS = 128 * 1024, /* 24 bytes each */
+    PROMOTE_WRITE = 1024 * 1024,  /* of one write to the replica */
+};
+
+struct promotion;
+
+/* Takes a reference on set. */
+int promotion_new(struct read_set *set, const struct segment_ops *seg,
+                  struct replica *replica, struct promotion **out);
+/* 1: more to do; 0: everything is written and synced; negative errno. */
+int promotion_step(struct promotion *p, struct err *err);
+/* Ranges that became unknown (DIRTY): to be recorded before PROMOTED. */
+const struct ext_rec *promotion_bad(const struct promotion *p, size_t *out_n);
+uint64_t promotion_bytes(const struct promotion *p);
+void promotion_free(struct promotion *p);
+
+#endif

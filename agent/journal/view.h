@@ -1,0 +1,78 @@
+/* Views: the volumes of a lane as of a moment, each a block device with an
+ * overlay for writes (datapath.md 3.4, 3.6).
+ *
+ * A read takes the overlay's blocks first, then the tables of its read set,
+ * newest first, then the replica.  Reads and writes are worker jobs; the loop's
+ * thread decides what overlaps (writes of one range run one after the other,
+ * and copying a partial block up is part of the write), which read set a
+ * request uses, and which blocks the overlay holds.
+ */
+#ifndef HOLDFAST_JOURNAL_VIEW_H
+#define HOLDFAST_JOURNAL_VIEW_H
+
+#include "journal/jindex.h"
+#include "journal/overlay.h"
+#include "journal/replica.h"
+
+enum {
+    VIEW_CACHE_CHUNKS = 128
+}; /* of 64 KiB: 8 MiB a view */
+
+/* Chunks inflated, bounded, any thread; one reader loads, others wait. */
+struct chunk_cache;
+struct chunk_cache *
+chunk_cache_new(size_t chunks, const struct segment_ops *seg);
+void chunk_cache_free(struct chunk_cache *c);
+/* Copy [off, off + len) of a chunk to buf. */
+int chunk_cache_read(struct chunk_cache *c, uint32_t seg, uint32_t chunk,
+                     uint32_t off, uint32_t len, void *buf, struct err *err);
+
+/* What a volume held as of a read set: the tables, then the replica.  Blocking,
+ * any thread.  set NULL: the replica alone. */
+int
+set_read(struct read_set *set, struct chunk_cache *cache, struct replica *r,
+         uint16_t vol, void *buf, uint64_t len, uint64_t off, struct err *err);
+/* Extents of the same: data unless known to be zeros. */
+int set_extents(struct read_set *set, struct replica *r, uint16_t vol,
+                uint64_t off, uint64_t len, struct io_extent *out, size_t max);
+
+struct view_env { /* what views share; owned by jindex.c */
+    struct io_loop *loop;
+    const char *dir;
+    struct replica *replica;
+    struct segment_ops seg;
+    struct jindex_ops ops;
+};
+
+/* Blocking part, on a worker: overlays created or opened, set taken over (one
+ * reference; NULL: a based view). */
+int view_prepare(const struct view_env *env, const struct view_record *rec,
+                 bool create, struct read_set *set, struct journal_view **out,
+                 struct err *err);
+void view_free(struct journal_view *v); /* idle; keeps the files */
+void view_remove_files(const struct view_env *env,
+                       const struct view_record *rec); /* worker */
+
+/* Loop's thread. */
+const struct view_record *view_record(const struct journal_view *v);
+struct list *view_link(struct journal_view *v);
+struct journal_view *view_of_link(struct list *l);
+struct read_set *view_set(struct journal_view *v);
+/* New requests use the other set from now on (a reference is taken over). */
+void view_switch(struct journal_view *v, struct read_set *set);
+/* Based from now on: no set. */
+void view_set_base(struct journal_view *v, uint64_t base_seq);
+/* Reads fail with EIO from now on. */
+void view_break(struct journal_view *v, const struct err *why);
+uint64_t view_overlay_bytes(const struct journal_view *v);
+/* done() when no request is in flight. */
+void view_when_idle(struct journal_view *v, void (*done)(void *arg), void *arg);
+
+/* Copy what a group will change into the overlays where they hold nothing yet,
+ * and flush them.  group: the records of the promotion, borrowed (a reference
+ * is taken).  done(res): -ENOSPC, -EIO...: the view must break. */
+void view_convert(struct journal_view *v, struct read_set *group,
+                  void (*done)(void *arg, int res, const struct err *err),
+                  void *arg);
+
+#endif
