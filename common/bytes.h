@@ -7,15 +7,15 @@
 #include <stdint.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define UNUSED(x) ((void)(x))
-#define container_of(ptr, type, member)                                        \
-    ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
-#define KIB ((uint64_t)1024)
-#define MIB (1024 * KIB)
-#define GIB (1024 * MIB)
-#define NSEC_PER_SEC ((uint64_t)1000000000)
+#define MIN(a, b)     ((a) < (b) ? (a) : (b))
+#define MAX(a, b)     ((a) > (b) ? (a) : (b))
+#define UNUSED(x)     ((void)(x))
+#define container_of(ptr, type, member) \
+ ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+#define KIB           ((uint64_t)1024)
+#define MIB           (1024 * KIB)
+#define GIB           (1024 * MIB)
+#define NSEC_PER_SEC  ((uint64_t)1000000000)
 #define NSEC_PER_MSEC ((uint64_t)1000000)
 
 static inline uint16_t

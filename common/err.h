@@ -15,8 +15,8 @@
 
 #if defined(__GNUC__)
 # define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
-# define WARN_UNUSED __attribute__((warn_unused_result))
-# define NORETURN __attribute__((noreturn))
+# define WARN_UNUSED       __attribute__((warn_unused_result))
+# define NORETURN          __attribute__((noreturn))
 #else
 # define PRINTF_LIKE(f, a)
 # define WARN_UNUSED
@@ -33,7 +33,9 @@ enum err_code {
     ERR_CODE_MAX
 };
 
-enum { ERR_MSG_MAX = 768 };
+enum {
+    ERR_MSG_MAX = 768
+};
 
 struct err {
     int num; /* negative errno, 0 = no error */
@@ -41,10 +43,10 @@ struct err {
     char msg[ERR_MSG_MAX]; /* one sentence, lower case, no full stop */
 };
 
-#define ERR_INIT                                                               \
-    {                                                                          \
-        .num = 0                                                               \
-    }
+#define ERR_INIT \
+ {               \
+  .num = 0       \
+ }
 
 /* Fill *e (may be NULL) and return num, which must be negative.  Control
  * characters in the result are replaced.  Text that does not fit is cut. */

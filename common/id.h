@@ -30,7 +30,9 @@ struct view_id {
     struct uuid u;
 };
 
-enum { UUID_TEXT_SIZE = 37 }; /* 8-4-4-4-12 and the NUL */
+enum {
+    UUID_TEXT_SIZE = 37
+}; /* 8-4-4-4-12 and the NUL */
 
 /* Set version 4 and variant bits on 16 random bytes (RFC 9562, 5.4). */
 struct uuid uuid_from_random(const uint8_t random[16]);

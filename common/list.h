@@ -75,10 +75,10 @@ list_splice_back(struct list *dst, struct list *src)
 }
 
 #define list_entry(ptr, type, member) container_of(ptr, type, member)
-#define list_for_each(pos, head)                                               \
-    for ((pos) = (head)->next; (pos) != (head); (pos) = (pos)->next)
-#define list_for_each_safe(pos, tmp, head)                                     \
-    for ((pos) = (head)->next, (tmp) = (pos)->next; (pos) != (head);           \
-         (pos) = (tmp), (tmp) = (pos)->next)
+#define list_for_each(pos, head) \
+ for ((pos) = (head)->next; (pos) != (head); (pos) = (pos)->next)
+#define list_for_each_safe(pos, tmp, head)                        \
+ for ((pos) = (head)->next, (tmp) = (pos)->next; (pos) != (head); \
+      (pos) = (tmp), (tmp) = (pos)->next)
 
 #endif

@@ -12,7 +12,12 @@
 
 #include "common/err.h"
 
-enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+enum log_level {
+    LOG_ERROR,
+    LOG_WARN,
+    LOG_INFO,
+    LOG_DEBUG
+};
 
 /* Sinks: a file (appended, reopened by log_reopen), else standard error; with
  * JOURNAL_STREAM set by the service manager, a "<n>" priority prefix. */

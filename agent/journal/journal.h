@@ -1,0 +1,226 @@
+/* The journal of one lane at the recovery site: the durable log of its batches,
+ * the index over it, the checkpoints, the replica, and views of any moment.
+ *
+ * docs/formats/{journal,run,manifest,points}.md have the byte tables; section 3
+ * of docs/architecture.md the life of a segment.  Invariants I8 to I16.
+ *
+ * Directory of a journal:
+ *   manifest, manifest.old     what exists (append-only records)
+ *   points                     the checkpoints, fixed records
+ *   seg.NNNNNNNN               segments of batches, recycled
+ *   run.L.NNNNNNNN             index runs of level L
+ *   replica.VVV                one image a volume, sparse, as of PROMOTED
+ *   view.<id>.*                overlay and record of an open view
+ *
+ * Everything here is on the loop's thread; what blocks runs in worker jobs.
+ * Completions come later, never inside the call.
+ */
+#ifndef HOLDFAST_JOURNAL_JOURNAL_H
+#define HOLDFAST_JOURNAL_JOURNAL_H
+
+#include "io/blkdev.h"
+#include "lane/batch.h"
+
+struct journal;
+struct journal_view;
+
+struct journal_volume {
+    uint16_t vol;
+    uint64_t size; /* bytes, multiple of 512 */
+};
+
+struct journal_config {
+    struct io_loop *loop;
+    const char *dir;
+    struct vpg_id vpg;
+    uint32_t lane;
+    struct journal_volume volumes[LANE_VOLUMES_MAX];
+    unsigned n_volumes;
+    uint64_t history_ns;       /* retention by age */
+    uint64_t hard_limit_bytes; /* segments and runs; 0: none.  At the limit
+                                * history is cut short (promotion), and views
+                                * that pin it are converted or broken */
+    uint64_t warn_bytes;
+    uint64_t disk_reserve_bytes; /* keep this much free on the disk; 0: 256 MiB
+                                  * or 1 % of it, the smaller */
+    uint64_t segment_min, segment_max; /* 0: 4 MiB and 64 MiB */
+    unsigned merge_fan;                /* 0: 8 */
+    /* Tests of the tests: plant a bug.  0 in the product. */
+    unsigned planted;
+};
+enum journal_planted {
+    JOURNAL_PLANT_ACK_BEFORE_SYNC = 1 << 0,
+    JOURNAL_PLANT_ARRIVAL_ORDER = 1 << 1,
+};
+
+struct journal_events {
+    /* Batches up to batch_no are on stable storage (I9): send DURABLE. */
+    void (*durable)(void *arg, uint64_t batch_no);
+    /* More credit than told last. */
+    void (*credit)(void *arg);
+    /* Something a person should know: history cut short, a view broken, damage,
+     * a stop.  err carries code and sentence. */
+    void (*alert)(void *arg, const struct err *err);
+    void *arg;
+};
+
+/* Open or create.  Recovery scans the tail on a worker; opened() follows on the
+ * loop's thread with 0 and the journal, or an error: -EPROTONOSUPPORT (newer
+ * version, untouched), -EBADMSG (damage that must not be guessed at, I16),
+ * -EBUSY, -EINVAL (volumes differ from those recorded). */
+void journal_open(const struct journal_config *cfg,
+                  const struct journal_events *events,
+                  void (*opened)(void *arg, struct journal *j, int res,
+                                 const struct err *err),
+                  void *arg);
+/* Stops taking batches, finishes what is in flight, closes; closed(arg). Open
+ * views must have been closed. */
+void journal_close(struct journal *j, void (*closed)(void *arg), void *arg);
+/* Remove everything, or (keep_replicas) all but the replica images.  After
+ * journal_close(); blocking, for a worker. */
+int journal_destroy(struct io_loop *loop, const char *dir, bool keep_replicas,
+                    struct err *err);
+/* New limits while in use. */
+void journal_set_limits(struct journal *j, uint64_t history_ns,
+                        uint64_t hard_limit_bytes, uint64_t warn_bytes);
+
+/* --- the lane's tail ---------------------------------------------------- */
+
+struct journal_tail {
+    bool any; /* an incarnation is known */
+    struct incarnation_id incarnation;
+    uint64_t durable_batch; /* of that incarnation */
+    uint8_t digest[16];     /* chain digest at it */
+    uint64_t durable_seq;
+    uint32_t fencing_epoch; /* highest met, durable */
+    struct generation_id generation;
+    bool in_resync;   /* behind the tail lies an open resync window */
+    bool offered_any; /* FLOOR is not "nothing offered" */
+};
+void journal_tail(const struct journal *j, struct journal_tail *out);
+
+/* Durable before done(arg, res): a new incarnation (a new segment follows), a
+ * higher fencing epoch, a generation. */
+void
+journal_begin_incarnation(struct journal *j, const struct incarnation_id *id,
+                          void (*done)(void *arg, int res), void *arg);
+void journal_set_fencing_epoch(struct journal *j, uint32_t epoch,
+                               void (*done)(void *arg, int res), void *arg);
+
+/* Append a batch: its bytes verbatim in memory from io_mem_alloc() of at least
+ * round_up(size, 4096) bytes; taken over and freed by the journal.  The caller
+ * has not verified anything: number, chain digest, CRCs are checked here (I8,
+ * I11).
+ * 0: taken.  -ESTALE: a duplicate whose digest matches (dropped).
+ * -EBADMSG: damaged or of another history: the lane must stop.
+ * -EAGAIN: beyond the credit.  -EROFS: the journal has stopped; err says why. */
+int journal_append(struct journal *j, void *bytes, size_t size, size_t mem_size,
+                   struct err *err);
+/* Bytes of batches that may be sent beyond the last DURABLE (absolute). */
+uint64_t journal_credit(const struct journal *j);
+
+/* A straight write of an initial sync (datapath.md 5.2): not journalled, to the
+ * replica.  buf: page-aligned, borrowed until done; NULL: zeros.
+ * res -EAGAIN: PROMOTED is above after_seq, read it again (SYNC_AGAIN). */
+struct journal_sync_write {
+    uint16_t vol;
+    uint64_t off, len;
+    const void *buf;
+    uint64_t after_seq;
+    uint32_t crc; /* of buf, checked before writing */
+    void (*done)(struct journal_sync_write *w, int res);
+    /* private */
+    struct list link;
+    struct journal *journal;
+    uint64_t priv[24];
+};
+void journal_sync_data(struct journal *j, struct journal_sync_write *w);
+/* All straight writes completed so far are on stable storage: done(arg, 0). */
+void journal_sync_flush(struct journal *j, void (*done)(void *arg, int res),
+                        void *arg);
+/* Before an initial sync over a journal that offers points: "nothing offered"
+ * becomes durable, views are converted or broken. */
+void journal_withdraw_points(struct journal *j,
+                             void (*done)(void *arg, int res), void *arg);
+
+/* --- checkpoints -------------------------------------------------------- */
+
+struct journal_point {
+    uint64_t cut_no, seq, wall_ns;
+    uint64_t age_ns; /* on this site's monotonic clock, downtime not counted */
+    uint8_t kind, consistency; /* enum cut_kind */
+    char tag[BATCH_TAG_MAX + 1];
+};
+
+/* Offered points with from_ns <= wall_ns <= to_ns, oldest first: at most max
+ * into out, skipping `skip`; returns the number written. */
+size_t journal_points(const struct journal *j, uint64_t from_ns, uint64_t to_ns,
+                      size_t skip, struct journal_point *out, size_t max);
+size_t journal_points_count(const struct journal *j);
+int journal_point_find(const struct journal *j, uint64_t cut_no,
+                       struct journal_point *out); /* -ENOENT */
+/* The newest offered point not after wall_ns; -ENOENT: none that old. */
+int journal_point_at(const struct journal *j, uint64_t wall_ns,
+                     struct journal_point *out);
+int journal_point_oldest(const struct journal *j, struct journal_point *out);
+int journal_point_newest(const struct journal *j, struct journal_point *out);
+
+/* --- views -------------------------------------------------------------- */
+
+/* Open the volumes of the lane as of a checkpoint, each with an overlay for
+ * writes.  The view is recorded durably (PIN_ADD) and comes back after a
+ * restart with what was flushed into its overlay; see journal_views().
+ * opened: on the loop's thread; res -ENOENT (no such point), -ENOSPC. */
+struct journal_view_config {
+    struct view_id id;
+    uint64_t cut_no;
+    uint16_t vols[LANE_VOLUMES_MAX];
+    unsigned n_vols;        /* 0: all */
+    uint64_t overlay_limit; /* bytes; 0: none */
+    uint8_t mode;           /* the manager's: Test, Mount; kept in the record */
+};
+void journal_view_open(struct journal *j, const struct journal_view_config *cfg,
+                       void (*opened)(void *arg, struct journal_view *v,
+                                      int res, const struct err *err),
+                       void *arg);
+/* The block device of a volume; borrowed until the view is closed. */
+struct blkdev *journal_view_dev(struct journal_view *v, uint16_t vol);
+const struct journal_view_config *
+journal_view_config(const struct journal_view *v);
+void journal_view_point(const struct journal_view *v, struct journal_point *out);
+bool journal_view_broken(const struct journal_view *v, struct err *why);
+/* Discard: devices must be unused (exports removed). closed(arg) afterwards;
+ * nothing of it is left. */
+void journal_view_discard(struct journal_view *v, void (*closed)(void *arg),
+                          void *arg);
+/* The views open now (after journal_open: those of before the restart). */
+size_t journal_views(struct journal *j, struct journal_view **out, size_t max);
+
+/* --- care --------------------------------------------------------------- */
+
+struct journal_stats {
+    uint64_t used_bytes, limit_bytes, replica_bytes, overlay_bytes;
+    uint64_t batches, raw_bytes, stored_bytes; /* since open */
+    uint64_t segments, runs, recycled, promotions, promoted_bytes;
+    uint64_t syncs;
+    uint64_t durable_seq, promoted_seq, floor_cut;
+    uint64_t history_ns; /* age of the oldest offered point */
+    bool stopped;        /* takes no batches; the alert says why */
+};
+void journal_stats(const struct journal *j, struct journal_stats *out);
+
+struct journal_scrub_result {
+    uint64_t segments, batches, chunks, runs, bytes, bad;
+    char first_bad[256]; /* file, offset, what */
+};
+/* Read and verify everything, at low priority; bad points are listed as alerts.
+ * done() with the result. */
+void journal_scrub(struct journal *j,
+                   void (*done)(void *arg, int res,
+                                const struct journal_scrub_result *r),
+                   void *arg);
+/* The same without a running journal, read-only; blocking. */
+int journal_scrub_dir(struct io_loop *loop, const char *dir,
+                      struct journal_scrub_result *out, struct err *err);
+
+#endif

@@ -1,0 +1,940 @@
+/* The source end of a lane.
+ *
+ *   CONNECTING ── link up: LANE_OPEN ──▶ LANE_STATE ──▶ open
+ *       ▲                                    │ refused, held: ask again
+ *       └── link down, ERROR ────────────────┴──────────────────────────
+ *
+ * While open: batches go out as long as the credit allows, and are kept by the
+ * capture until DURABLE covers them (I7).  `need` says that the target's image
+ * cannot be trusted (first start, unclean start, overflow, write error): no
+ * checkpoint is made until a sync has run from RESYNC_BEGIN to RESYNC_END.
+ *
+ * Checkpoint numbers are reserved in lane.super in steps of CUT_RESERVE before
+ * they are used, so that none is ever given twice (they name points for ever).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "stream/link.h"
+
+#define ROOM "stream"
+
+enum {
+    CUT_RESERVE = 1024,
+    CUTS_KEPT = 128,      /* cuts whose durability is still to be learned */
+    BATCHES_SENT = 4096,  /* batches in flight to the target */
+    OPEN_RETRY_MS = 1000, /* after HOLD or REFUSED */
+    STATUS_MS = 1000,
+    DRAIN_POLL_MS = 20,
+};
+
+/* Compress while the link is the bottleneck: it kept us waiting for more than
+ * half of the last second, and it is slower than LZ4 would be worth. */
+#define COMPRESS_BELOW_BPS (100 * MIB)
+#define COMPRESS_LAG_NS    (NSEC_PER_SEC / 2)
+
+struct sender {
+    struct list link;
+    struct sender_config cfg;
+    struct io_loop *loop;
+    struct stream_peer *peer;
+    struct capture *capture;
+    uint32_t handle;
+    bool open, refused, stopping;
+    struct err err;
+    struct io_timer open_retry, restart, status, linger, cut;
+    /* what has been sent */
+    const struct capture_batch *held; /* taken, not yet sent */
+    struct {
+        uint64_t batch_no, size;
+    } sent[BATCHES_SENT];
+    unsigned sent_head, sent_n;
+    uint64_t inflight, credit, durable_seen;
+    bool sync_turn;
+    /* sync */
+    bool need, overwrite;
+    uint8_t reason;
+    uint64_t seen_collapses;
+    struct sync sync;
+    /* checkpoints */
+    uint64_t next_cut;
+    struct {
+        uint64_t cut_no, seq, wall_ns;
+    } cuts[CUTS_KEPT];
+    unsigned cut_head, cut_n;
+    uint64_t newest_cut, newest_wall_ns, durable_cut, durable_wall_ns;
+    /* lane.super */
+    struct io_work store;
+    struct lane_super stored; /* what the job writes */
+    bool storing, store_again;
+    uint64_t reserved; /* cut numbers below are ours to use */
+    int store_res;
+    /* compression */
+    enum chunk_codec codec;
+    uint64_t last_blocked_ns, last_tx_bytes;
+    unsigned bottleneck_ticks;
+    /* drain and stop */
+    struct io_timer drain;
+    uint64_t drain_until;
+    void (*drained)(void *arg, bool all);
+    void *drained_arg;
+    void (*stopped)(void *arg);
+    void *stopped_arg;
+    char ids[64];
+};
+
+struct sender *
+sender_of_link(struct list *l)
+{
+    return list_entry(l, struct sender, link);
+}
+
+struct sender *
+sender_by_handle(struct stream_peer *p, uint32_t handle)
+{
+    struct list *l;
+
+    list_for_each (l, &p->senders) {
+        if (sender_of_link(l)->handle == handle)
+            return sender_of_link(l);
+    }
+    return NULL;
+}
+
+static uint64_t
+lane_term(const struct sender *s)
+{
+    return get_le64(s->cfg.super.incarnation.u.b);
+}
+
+/* --- lane.super --------------------------------------------------------- */
+
+static void
+store_run(struct io_work *w)
+{
+    struct sender *s = container_of(w, struct sender, store);
+    struct err err = ERR_INIT;
+
+    s->store_res =
+        lane_super_store(s->loop, s->cfg.super_path, &s->stored, &err);
+    if (s->store_res < 0)
+        log_err(LOG_ERROR, ROOM, s->ids, "storing lane.super", &err);
+}
+
+static void sender_finish_stop(struct sender *s);
+static void store_super(struct sender *s);
+
+static void
+store_done(struct io_work *w)
+{
+    struct sender *s = container_of(w, struct sender, store);
+
+    s->storing = false;
+    if (s->store_res == 0)
+        s->reserved = s->stored.next_cut_no;
+    if (s->stopping) {
+        sender_finish_stop(s);
+        return;
+    }
+    if (s->store_again)
+        store_super(s);
+}
+
+static void
+store_super(struct sender *s)
+{
+    s->store_again = s->storing;
+    if (s->storing)
+        return;
+    s->cfg.super.next_cut_no =
+        MAX(s->cfg.super.next_cut_no, s->next_cut + CUT_RESERVE);
+    s->stored = s->cfg.super;
+    s->storing = true;
+    io_work_submit(s->loop, &s->store);
+}
+
+const struct lane_super *
+sender_super(const struct sender *s)
+{
+    return &s->cfg.super;
+}
+
+/* --- opening the lane --------------------------------------------------- */
+
+static void
+sender_open_lane(struct sender *s)
+{
+    const struct lane_super *su = &s->cfg.super;
+    struct capture_stats st;
+    struct msg_lane_open *m;
+    uint8_t body[MSG_BODY_MAX];
+    struct frame f = {
+        .type = MSG_LANE_OPEN,
+        .lane = s->handle,
+        .term = lane_term(s),
+        .epoch = su->fencing_epoch,
+    };
+
+    s->open = false;
+    m = calloc(1, sizeof *m);
+    if (!m) {
+        io_timer_set(&s->open_retry, OPEN_RETRY_MS * NSEC_PER_MSEC);
+        return;
+    }
+    capture_stats(s->capture, &st);
+    *m = (struct msg_lane_open){
+        .vpg = su->vpg,
+        .lane = su->lane,
+        .incarnation = su->incarnation,
+        .prev_incarnation = su->prev_incarnation,
+        .prev_last_batch = su->prev_last_batch,
+        .generation = su->generation,
+        .oldest_batch = st.durable_batch + 1,
+        .last_batch = st.last_batch,
+        .durable_seen = s->durable_seen,
+        .flags = (s->cfg.exact ? LANE_OPEN_EXACT : 0u) |
+                 (su->synced ? LANE_OPEN_SYNCED : 0u) |
+                 (s->overwrite ? LANE_OPEN_OVERWRITE : 0u),
+        .n_volumes = (uint16_t)su->n_volumes,
+    };
+    for (unsigned i = 0; i < su->n_volumes; i++) {
+        m->volumes[i].vol = su->volumes[i].vol;
+        m->volumes[i].size = s->cfg.volume_sizes[i];
+    }
+    f.body_len = (uint32_t)msg_lane_open_encode(m, body);
+    free(m);
+    link_control(s->peer, &f, body);
+}
+
+static void
+sender_open_retry(struct io_timer *t)
+{
+    struct sender *s = container_of(t, struct sender, open_retry);
+
+    if (s->peer->up && !s->open)
+        sender_open_lane(s);
+}
+
+void
+sender_link_up(struct sender *s)
+{
+    sender_open_lane(s);
+}
+
+void
+sender_link_down(struct sender *s)
+{
+    s->open = false;
+    s->held = NULL;
+    io_timer_stop(&s->open_retry);
+    sync_link_down(&s->sync);
+}
+
+static void
+sender_restart(struct io_timer *t)
+{
+    struct sender *s = container_of(t, struct sender, restart);
+
+    s->cfg.restart(s->cfg.arg);
+}
+
+/* Say what keeps the lane closed; once for each change of the reason. */
+static void
+sender_closed(struct sender *s, const struct err *err)
+{
+    s->open = false;
+    s->held = NULL;
+    sync_link_down(&s->sync);
+    if (strcmp(s->err.msg, err->msg) != 0)
+        log_err(LOG_WARN, ROOM, s->ids, "lane closed", err);
+    s->err = *err;
+    io_timer_set(&s->open_retry, OPEN_RETRY_MS * NSEC_PER_MSEC);
+}
+
+static void
+sender_need(struct sender *s, enum resync_reason reason)
+{
+    if (!s->need)
+        log_line(LOG_INFO, ROOM, s->ids,
+                 "the other site's image must be synced, reason %d", reason);
+    s->need = true;
+    s->reason = (uint8_t)reason;
+}
+
+static enum err_code
+verdict_code(uint8_t verdict)
+{
+    switch (verdict) {
+    case VERDICT_FENCED: return ERR_STR_0006;
+    case VERDICT_SPLIT_BRAIN: return ERR_STR_0007;
+    case VERDICT_HOLD: return ERR_STR_0004;
+    default: return ERR_STR_0005;
+    }
+}
+
+void
+sender_on_lane_state(struct sender *s, const struct frame *f,
+                     const struct msg_lane_state *m)
+{
+    struct err err = ERR_INIT;
+    char ids[64];
+    int rc;
+
+    UNUSED(f);
+    if (m->verdict == VERDICT_HOLD || m->verdict == VERDICT_SPLIT_BRAIN ||
+        m->verdict == VERDICT_FENCED || m->verdict == VERDICT_REFUSED ||
+        m->verdict == VERDICT_DELTA) {
+        s->refused = m->verdict != VERDICT_HOLD;
+        err_set(&err, -EACCES, verdict_code(m->verdict), "%s%s%s", m->code,
+                m->code[0] ? " " : "", m->text);
+        sender_closed(s, &err);
+        return;
+    }
+    rc = capture_rewind(s->capture, m->durable_batch, m->digest);
+    if (rc == -ESTALE) {
+        snprintf(ids, sizeof ids, "%s", s->ids);
+        err_set(&err, rc, ERR_STR_0013,
+                "the target holds batches up to %llu only, less than it had "
+                "acknowledged (%llu): it has lost data; the lane starts anew",
+                (unsigned long long)m->durable_batch,
+                (unsigned long long)s->durable_seen);
+        log_err(LOG_ERROR, ROOM, ids, "lane", &err);
+        s->err = err;
+        io_timer_set(&s->restart, 0);
+        return;
+    }
+    if (rc < 0) {
+        err_set(&err, rc, ERR_STR_0014,
+                "the target's chain at batch %llu is not ours: %s",
+                (unsigned long long)m->durable_batch, err_errno(rc));
+        s->refused = true;
+        sender_closed(s, &err);
+        return;
+    }
+    (void)capture_durable(s->capture, m->durable_batch);
+    s->durable_seen = m->durable_batch;
+    s->sent_n = 0;
+    s->inflight = 0;
+    s->held = NULL;
+    s->credit = m->credit;
+    s->open = true;
+    s->refused = false;
+    s->err = (struct err)ERR_INIT;
+    if (m->verdict == VERDICT_FULL) {
+        s->cfg.super.synced = false;
+        if (!s->sync.active || !s->sync.straight) {
+            sync_abort(&s->sync);
+            sender_need(s, RESYNC_INITIAL);
+        }
+    } else if (m->verdict == VERDICT_VERIFY && !s->need) {
+        sender_need(s, RESYNC_UNCLEAN);
+    }
+    log_line(LOG_INFO, ROOM, s->ids, "lane open, verdict %u, from batch %llu",
+             m->verdict, (unsigned long long)m->durable_batch + 1);
+    sender_wake(s);
+}
+
+void
+sender_on_error(struct sender *s, const struct msg_error *m)
+{
+    struct err err = ERR_INIT;
+
+    err_set(&err, -EREMOTEIO, ERR_STR_0015,
+            "the target stopped the lane: %s%s%s", m->code,
+            m->code[0] ? " " : "", m->text);
+    sender_closed(s, &err);
+}
+
+/* --- syncs -------------------------------------------------------------- */
+
+static void
+sync_begin_window(struct sender *s)
+{
+    const struct lane_super *su = &s->cfg.super;
+    bool straight = !su->synced || s->overwrite;
+    struct resync_begin rb = { .reason = s->reason };
+    uint16_t vols[ARRAY_SIZE(su->volumes)];
+
+    if (!sync_idle(&s->sync))
+        return; /* reads of a sync that was given up still end */
+    for (unsigned i = 0; i < su->n_volumes; i++) {
+        vols[i] = su->volumes[i].vol;
+        rb.scope_bytes += s->cfg.volume_sizes[i];
+    }
+    io_random(s->loop, rb.salt, sizeof rb.salt);
+    if (capture_resync_begin(s->capture, &rb) < 0)
+        return; /* collapsed: wake() comes when there is room */
+    log_line(LOG_INFO, ROOM, s->ids, "%s sync of %llu bytes begins",
+             straight ? "initial" : "in-band",
+             (unsigned long long)rb.scope_bytes);
+    sync_begin(&s->sync, straight, vols, s->cfg.volume_sizes, su->n_volumes);
+}
+
+static void sender_auto_cut(struct sender *s);
+
+static void
+sync_end_window(struct sender *s)
+{
+    sync_abort(&s->sync);
+    if (capture_resync_end(s->capture) < 0) {
+        log_line(LOG_WARN, ROOM, s->ids,
+                 "the sync must be repeated: writes were lost meanwhile");
+        return; /* need stands: sender_wake() begins another */
+    }
+    s->need = false;
+    s->overwrite = false;
+    s->cfg.super.synced = true;
+    store_super(s);
+    log_line(LOG_INFO, ROOM, s->ids, "sync complete");
+    sender_auto_cut(s);
+}
+
+static void
+sender_check_capture(struct sender *s)
+{
+    struct capture_stats st;
+
+    if (capture_state(s->capture) == CAPTURE_EXACT)
+        return;
+    capture_stats(s->capture, &st);
+    if (s->sync.active)
+        sync_abort(&s->sync);
+    if (!s->need || st.collapses != s->seen_collapses)
+        sender_need(s, st.collapses != s->seen_collapses ? RESYNC_OVERFLOW
+                                                         : RESYNC_IO_ERROR);
+    s->seen_collapses = st.collapses;
+}
+
+static void
+sender_sync_wake(void *arg)
+{
+    sender_wake(arg);
+}
+
+void
+sender_wake(struct sender *s)
+{
+    if (s->stopping) {
+        sender_finish_stop(s);
+        return;
+    }
+    sender_check_capture(s);
+    if (s->open) {
+        if (s->need && !s->sync.active)
+            sync_begin_window(s);
+        sync_run(&s->sync);
+        if (sync_finished(&s->sync))
+            sync_end_window(s);
+    }
+    link_kick(s->peer);
+}
+
+void
+sender_on_sync_done(struct sender *s, const struct frame *f)
+{
+    if (!s->open)
+        return;
+    sync_confirmed(&s->sync, f->id);
+    sender_wake(s);
+}
+
+void
+sender_on_sync_again(struct sender *s, const struct frame *f)
+{
+    if (!s->open)
+        return;
+    sync_again(&s->sync, f->id);
+    sender_wake(s);
+}
+
+void
+sender_force_sync(struct sender *s, bool overwrite)
+{
+    sync_abort(&s->sync);
+    s->overwrite = overwrite;
+    sender_need(s, RESYNC_FORCED);
+    if (overwrite && s->peer->up)
+        sender_open_lane(s); /* the target gives up its points first */
+    sender_wake(s);
+}
+
+/* --- sending ------------------------------------------------------------ */
+
+static void
+tx_begin(struct tx_frame *tx)
+{
+    tx->n = tx->pos = 0;
+    tx->sent = NULL;
+    tx->iov[0] = (struct iovec){ .iov_base = tx->head };
+    tx->n = 1;
+}
+
+static void
+tx_header(struct sender *s, struct tx_frame *tx, struct frame f)
+{
+    f.lane = s->handle;
+    f.epoch = s->cfg.super.fencing_epoch;
+    frame_encode(&f, tx->head + tx->iov[0].iov_len);
+    tx->iov[0].iov_len += FRAME_HDR_SIZE;
+}
+
+static void
+linger(struct io_timer *t)
+{
+    link_kick(container_of(t, struct sender, linger)->peer);
+}
+
+static bool
+fill_batch(struct sender *s, struct tx_frame *tx)
+{
+    const struct capture_batch *b = s->held;
+    uint64_t now = io_mono_ns(s->loop), due = 0;
+    unsigned i;
+
+    if (!b) {
+        if (s->sent_n == BATCHES_SENT)
+            return false;
+        b = capture_next(s->capture, s->codec, s->durable_seen, &due);
+    }
+    if (!b) {
+        if (due > 0)
+            io_timer_set(&s->linger, due > now ? due - now : 0);
+        return false;
+    }
+    s->held = b;
+    if (b->size > s->credit || s->inflight > s->credit - b->size)
+        return false; /* CREDIT or DURABLE comes back here */
+    s->held = NULL;
+    tx_begin(tx);
+    if (b->newest_cut_no != 0)
+        tx_header(s, tx,
+                  (struct frame){ .type = MSG_CUT_AGE,
+                                  .id = b->newest_cut_no,
+                                  .term = now - b->newest_cut_ns });
+    tx_header(s, tx,
+              (struct frame){ .type = MSG_BATCH,
+                              .body_len = (uint32_t)b->size,
+                              .id = b->batch_no,
+                              .term = lane_term(s) });
+    for (i = 0; i < b->iov_n; i++)
+        tx->iov[tx->n++] = b->iov[i];
+    i = (s->sent_head + s->sent_n) % BATCHES_SENT;
+    s->sent[i].batch_no = b->batch_no;
+    s->sent[i].size = b->size;
+    s->sent_n++;
+    s->inflight += b->size;
+    return true;
+}
+
+static void
+sync_frame_sent(void *arg, uint64_t id)
+{
+    struct sender *s = arg;
+
+    sync_sent(&s->sync, id);
+    sync_run(&s->sync);
+}
+
+static bool
+fill_sync(struct sender *s, struct tx_frame *tx)
+{
+    struct sync_range *r = sync_next(&s->sync);
+    struct msg_sync_data m;
+
+    if (!r)
+        return false;
+    m = (struct msg_sync_data){
+        .vol = r->vol,
+        .zero = r->rq.zero,
+        .codec = CHUNK_STORED,
+        .off = r->rq.off,
+        .len = r->rq.len,
+        .after_seq = r->rq.after_seq,
+        .crc = r->rq.zero ? 0 : r->rq.crc,
+        .stored_len = r->rq.zero ? 0 : (uint32_t)r->rq.len,
+    };
+    tx_begin(tx);
+    tx_header(s, tx,
+              (struct frame){ .type = MSG_SYNC_DATA,
+                              .body_len = SYNC_DATA_HDR_SIZE + m.stored_len,
+                              .id = r->id,
+                              .term = lane_term(s) });
+    msg_sync_data_encode(&m, tx->head + tx->iov[0].iov_len);
+    tx->iov[0].iov_len += SYNC_DATA_HDR_SIZE;
+    if (m.stored_len > 0)
+        tx->iov[tx->n++] =
+            (struct iovec){ .iov_base = r->buf, .iov_len = m.stored_len };
+    tx->sent = sync_frame_sent;
+    tx->arg = s;
+    tx->id = r->id;
+    return true;
+}
+
+/* Batches first, but a running sync gets every second frame, so that a busy
+ * volume still gets in sync. */
+bool
+sender_fill(struct sender *s, struct tx_frame *tx)
+{
+    bool filled;
+
+    if (!s->open)
+        return false;
+    if (s->sync_turn && fill_sync(s, tx)) {
+        s->sync_turn = false;
+        return true;
+    }
+    filled = fill_batch(s, tx);
+    s->sync_turn = filled;
+    return filled || fill_sync(s, tx);
+}
+
+void
+sender_on_durable(struct sender *s, const struct frame *f)
+{
+    struct capture_stats st;
+    struct err err = ERR_INIT;
+
+    if (!s->open || f->id <= s->durable_seen)
+        return;
+    if (capture_durable(s->capture, f->id) < 0) {
+        err_set(&err, -EPROTO, ERR_STR_0014,
+                "the target says batch %llu is durable, which was never sent",
+                (unsigned long long)f->id);
+        sender_closed(s, &err);
+        return;
+    }
+    s->durable_seen = f->id;
+    while (s->sent_n > 0 && s->sent[s->sent_head].batch_no <= f->id) {
+        s->inflight -= s->sent[s->sent_head].size;
+        s->sent_head = (s->sent_head + 1) % BATCHES_SENT;
+        s->sent_n--;
+    }
+    capture_stats(s->capture, &st);
+    while (s->cut_n > 0 && s->cuts[s->cut_head].seq <= st.durable_seq) {
+        s->durable_cut = s->cuts[s->cut_head].cut_no;
+        s->durable_wall_ns = s->cuts[s->cut_head].wall_ns;
+        s->cut_head = (s->cut_head + 1) % CUTS_KEPT;
+        s->cut_n--;
+    }
+    sender_wake(s);
+}
+
+void
+sender_on_credit(struct sender *s, const struct frame *f)
+{
+    s->credit = f->id;
+    link_kick(s->peer);
+}
+
+/* --- checkpoints -------------------------------------------------------- */
+
+int
+sender_cut(struct sender *s, enum cut_kind kind, uint8_t consistency,
+           const char *tag, uint64_t *out_cut_no, uint64_t *out_wall_ns,
+           struct err *err)
+{
+    struct cut_commit cc = {
+        .cut_no = s->next_cut,
+        .wall_ns = io_wall_ns(s->loop),
+        .kind = (uint8_t)kind,
+        .consistency = consistency,
+    };
+    uint64_t seq = 0;
+    unsigned i;
+    int rc;
+
+    if (s->need || s->stopping)
+        return err_set(err, -EAGAIN, ERR_STR_0016,
+                       "no checkpoint while the volumes are being synced: "
+                       "%llu of %llu bytes done",
+                       (unsigned long long)s->sync.done,
+                       (unsigned long long)s->sync.total);
+    if (s->next_cut >= s->reserved)
+        return err_set(err, -EAGAIN, ERR_STR_0017,
+                       "checkpoint numbers are not stored yet");
+    if (tag) {
+        cc.tag_len = (uint16_t)strnlen(tag, BATCH_TAG_MAX + 1);
+        if (cc.tag_len > BATCH_TAG_MAX)
+            return err_set(err, -EINVAL, ERR_STR_0018,
+                           "checkpoint name is longer than %d bytes",
+                           BATCH_TAG_MAX);
+        memcpy(cc.tag, tag, cc.tag_len);
+    }
+    rc = capture_cut(s->capture, &cc, &seq);
+    if (rc < 0)
+        return err_set(err, rc, ERR_STR_0016,
+                       "no checkpoint now: writes were lost, a sync follows");
+    s->next_cut++;
+    if (s->next_cut + CUT_RESERVE / 2 > s->reserved)
+        store_super(s);
+    if (s->cut_n == CUTS_KEPT) {
+        s->cut_head = (s->cut_head + 1) % CUTS_KEPT;
+        s->cut_n--;
+    }
+    i = (s->cut_head + s->cut_n++) % CUTS_KEPT;
+    s->cuts[i].cut_no = s->newest_cut = cc.cut_no;
+    s->cuts[i].wall_ns = s->newest_wall_ns = cc.wall_ns;
+    s->cuts[i].seq = seq;
+    if (out_cut_no)
+        *out_cut_no = cc.cut_no;
+    if (out_wall_ns)
+        *out_wall_ns = cc.wall_ns;
+    link_kick(s->peer);
+    return 0;
+}
+
+static void
+sender_auto_cut(struct sender *s)
+{
+    (void)sender_cut(s, CUT_AUTO, 0, NULL, NULL, NULL, NULL);
+}
+
+static void
+sender_cut_timer(struct io_timer *t)
+{
+    struct sender *s = container_of(t, struct sender, cut);
+
+    io_timer_set(t, s->cfg.cut_interval_ns);
+    if (!s->drained)
+        sender_auto_cut(s);
+}
+
+void
+sender_set_interval(struct sender *s, uint64_t cut_interval_ns)
+{
+    s->cfg.cut_interval_ns = cut_interval_ns;
+    io_timer_set(&s->cut, cut_interval_ns);
+}
+
+/* --- once a second ------------------------------------------------------ */
+
+static void
+choose_codec(struct sender *s, uint64_t lag_ns)
+{
+    uint64_t blocked = s->peer->blocked_ns - s->last_blocked_ns;
+    uint64_t sent = s->peer->tx_bytes - s->last_tx_bytes;
+    bool bottleneck = blocked > STATUS_MS * NSEC_PER_MSEC / 2 &&
+                      sent < COMPRESS_BELOW_BPS && lag_ns > COMPRESS_LAG_NS;
+
+    s->last_blocked_ns = s->peer->blocked_ns;
+    s->last_tx_bytes = s->peer->tx_bytes;
+    switch (s->cfg.compression) {
+    case COMPRESS_OFF: s->codec = CHUNK_STORED; return;
+    case COMPRESS_LZ4: s->codec = CHUNK_LZ4; return;
+    case COMPRESS_ZSTD: s->codec = CHUNK_ZSTD; return;
+    case COMPRESS_AUTO: break;
+    }
+    if (bottleneck)
+        s->bottleneck_ticks = MIN(s->bottleneck_ticks + 1, 20u);
+    else if (s->bottleneck_ticks > 0)
+        s->bottleneck_ticks--;
+    s->codec = s->bottleneck_ticks == 0  ? CHUNK_STORED
+               : s->bottleneck_ticks < 8 ? CHUNK_LZ4
+                                         : CHUNK_ZSTD;
+}
+
+void
+sender_set_compression(struct sender *s, enum sender_compression c)
+{
+    s->cfg.compression = c;
+    choose_codec(s, 0);
+}
+
+static void
+sender_status_timer(struct io_timer *t)
+{
+    struct sender *s = container_of(t, struct sender, status);
+    struct sender_status st;
+    struct msg_lane_status m;
+    uint8_t body[MSG_BODY_MAX];
+    struct frame f = {
+        .type = MSG_LANE_STATUS,
+        .lane = s->handle,
+        .epoch = s->cfg.super.fencing_epoch,
+    };
+
+    io_timer_set(t, STATUS_MS * NSEC_PER_MSEC);
+    sender_status(s, &st);
+    choose_codec(s, st.lag_ns);
+    if (!s->open)
+        return;
+    m = (struct msg_lane_status){
+        .state = (uint8_t)st.state,
+        .progress = UINT8_MAX,
+        .lag_bytes = st.lag_bytes,
+        .lag_ns = st.lag_ns,
+        .sync_total = st.sync_total,
+        .sync_done = st.sync_done,
+    };
+    if (st.syncing && st.sync_total > 0)
+        m.progress = (uint8_t)(st.sync_done / (st.sync_total / 100 + 1));
+    f.body_len = (uint32_t)msg_lane_status_encode(&m, body);
+    link_control(s->peer, &f, body);
+}
+
+void
+sender_status(const struct sender *s, struct sender_status *out)
+{
+    uint64_t now = io_mono_ns(s->loop);
+
+    *out = (struct sender_status){
+        .link_up = s->peer->up,
+        .err = s->err,
+        .syncing = s->need,
+        .sync_reason = s->reason,
+        .sync_total = s->sync.total,
+        .sync_done = s->sync.done,
+        .newest_cut = s->newest_cut,
+        .newest_cut_wall_ns = s->newest_wall_ns,
+        .durable_cut = s->durable_cut,
+        .durable_cut_wall_ns = s->durable_wall_ns,
+    };
+    capture_stats(s->capture, &out->capture);
+    out->lag_bytes = out->capture.lag_bytes;
+    if (out->capture.oldest_ns != 0 && now > out->capture.oldest_ns)
+        out->lag_ns = now - out->capture.oldest_ns;
+    if (s->refused)
+        out->state = SENDER_REFUSED;
+    else if (!s->open)
+        out->state = SENDER_CONNECTING;
+    else if (capture_state(s->capture) == CAPTURE_COLLAPSED)
+        out->state = SENDER_COLLAPSED;
+    else if (s->need)
+        out->state = !s->cfg.super.synced || s->overwrite ? SENDER_INITIAL
+                                                          : SENDER_RESYNC;
+    else
+        out->state = SENDER_STREAMING;
+}
+
+/* --- start, drain, stop ------------------------------------------------- */
+
+static void sender_drain_poll(struct io_timer *t);
+
+int
+sender_start(const struct sender_config *cfg, struct sender **out,
+             struct err *err)
+{
+    const struct lane_super *su = &cfg->super;
+    struct lane_incarnation li = {
+        .prev = su->prev_incarnation,
+        .prev_last_batch = su->prev_last_batch,
+        .exact = cfg->exact,
+    };
+    struct sender *s = calloc(1, sizeof *s);
+    char id[UUID_TEXT_SIZE];
+    int rc;
+
+    if (!s)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "sender: out of memory");
+    s->cfg = *cfg;
+    s->loop = cfg->stream->loop;
+    s->capture = cfg->capture;
+    s->peer = cfg->peer;
+    uuid_format(&su->vpg.u, id);
+    snprintf(s->ids, sizeof s->ids, "vpg=%s", id);
+    rc = capture_incarnation(s->capture, &li);
+    if (rc < 0) {
+        free(s);
+        return err_set(err, rc, ERR_STR_0019,
+                       "lane of vpg %s could not begin: %s", id, err_errno(rc));
+    }
+    s->peer->refs++;
+    s->handle = s->peer->next_handle++;
+    s->next_cut = MAX(su->next_cut_no, (uint64_t)1);
+    s->store = (struct io_work){ .run = store_run, .done = store_done };
+    io_timer_init(&s->open_retry, s->loop, sender_open_retry);
+    io_timer_init(&s->restart, s->loop, sender_restart);
+    io_timer_init(&s->status, s->loop, sender_status_timer);
+    io_timer_init(&s->linger, s->loop, linger);
+    io_timer_init(&s->cut, s->loop, sender_cut_timer);
+    io_timer_init(&s->drain, s->loop, sender_drain_poll);
+    sync_init(&s->sync, s->loop, s->capture, sender_sync_wake, s);
+    if (!cfg->exact || !su->synced)
+        sender_need(s, su->synced ? RESYNC_UNCLEAN : RESYNC_INITIAL);
+    store_super(s);
+    choose_codec(s, 0);
+    io_timer_set(&s->cut, cfg->cut_interval_ns);
+    io_timer_set(&s->status, STATUS_MS * NSEC_PER_MSEC);
+    list_push_back(&s->peer->senders, &s->link);
+    if (s->peer->up)
+        sender_open_lane(s);
+    *out = s;
+    return 0;
+}
+
+static void
+sender_drain_poll(struct io_timer *t)
+{
+    struct sender *s = container_of(t, struct sender, drain);
+    void (*drained)(void *, bool) = s->drained;
+    struct capture_stats st;
+    bool all;
+
+    capture_stats(s->capture, &st);
+    all = !s->need && capture_state(s->capture) == CAPTURE_EXACT &&
+          st.durable_seq == st.seq && !s->storing;
+    if (!all && io_mono_ns(s->loop) < s->drain_until) {
+        io_timer_set(t, DRAIN_POLL_MS * NSEC_PER_MSEC);
+        return;
+    }
+    s->cfg.super.prev_incarnation = s->cfg.super.incarnation;
+    s->cfg.super.prev_last_batch = st.last_batch;
+    drained(s->drained_arg, all);
+}
+
+void
+sender_drain(struct sender *s, uint64_t deadline_ns,
+             void (*done)(void *arg, bool drained), void *arg)
+{
+    sender_auto_cut(s); /* what was written last is recoverable, too */
+    s->drained = done;
+    s->drained_arg = arg;
+    s->drain_until = io_mono_ns(s->loop) + deadline_ns;
+    io_timer_set(&s->drain, 0);
+}
+
+static void
+sender_finish_stop(struct sender *s)
+{
+    void (*stopped)(void *) = s->stopped;
+    void *arg = s->stopped_arg;
+
+    if (s->storing || !sync_idle(&s->sync))
+        return;
+    free(s);
+    stopped(arg);
+}
+
+void
+sender_stop(struct sender *s, void (*stopped)(void *arg), void *arg)
+{
+    struct frame f = {
+        .type = MSG_LANE_CLOSE,
+        .lane = s->handle,
+        .epoch = s->cfg.super.fencing_epoch,
+    };
+    struct stream_peer *p = s->peer;
+    struct conn *data = p->conn[LINK_DATA];
+
+    s->stopping = true;
+    s->stopped = stopped;
+    s->stopped_arg = arg;
+    io_timer_stop(&s->open_retry);
+    io_timer_stop(&s->restart);
+    io_timer_stop(&s->status);
+    io_timer_stop(&s->linger);
+    io_timer_stop(&s->cut);
+    io_timer_stop(&s->drain);
+    if (s->open)
+        link_control(p, &f, NULL);
+    list_del(&s->link);
+    /* A frame of ours that is half way out borrows memory that goes now. */
+    if (p->up && data && data->tx_busy)
+        link_break(p, "a lane was stopped in the middle of a frame");
+    s->open = false;
+    sync_abort(&s->sync);
+    sender_finish_stop(s);
+    stream_peer_put(p);
+}
