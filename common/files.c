@@ -218,7 +218,7 @@ file_replace(const char *path, mode_t mode, const void *p, size_t n,
     int rc;
 
     if (!slash)
-        (void)strcpy(dir, ".");
+        (void)snprintf(dir, sizeof dir, ".");
     else if ((size_t)(slash - path) >= sizeof dir)
         return err_set(err, -ENAMETOOLONG, ERR_GEN_0003, "%s: path too long",
                        path);

@@ -547,11 +547,11 @@ put_quoted(struct json_writer *w, const char *s, size_t n)
         }
         (void)buf_add(w->out, s + start, i - start);
         if (k == 0)
-            (void)strcpy(esc, "\xef\xbf\xbd");
+            (void)snprintf(esc, sizeof esc, "\xef\xbf\xbd");
         else if (c == '"' || c == '\\')
             (void)snprintf(esc, sizeof esc, "\\%c", c);
         else if (c == '\n')
-            (void)strcpy(esc, "\\n");
+            (void)snprintf(esc, sizeof esc, "\\n");
         else
             /* NUL, which our own reader refuses, becomes U+FFFD. */
             (void)snprintf(esc, sizeof esc, "\\u%04x", c ? c : 0xfffdU);
