@@ -66,6 +66,15 @@ done
 home=$(sed -n 's/^HOME=//p' env)
 [ -n "$home" ] && [ ! -e "$home" ] || fail "HOME '$home' was not removed"
 
+# Many that end at once: no end may be missed.
+script quick <<'S'
+#!/bin/sh
+exit 0
+S
+# shellcheck disable=SC2046 # a list of words
+run_it 0 -j 4 $(yes t/quick | head -n 60)
+closes_with "60 passed, 0 failed, 0 skipped"
+
 # Failures of every kind.
 run_it 1 t/pass t/broken t/crash
 closes_with "1 passed, 2 failed, 0 skipped"
@@ -149,8 +158,8 @@ echo \$PWD >"$PWD/deaf.dir"
 while :; do sleep 0.1; done
 S
 start=$(now_ms)
-run_it 1 -t 0.5 t/deaf
-[ $(($(now_ms) - start)) -lt 30000 ] || fail "a test that ignores SIGTERM took $(($(now_ms) - start)) ms to end"
+run_it 1 -t 0.5 --grace 1 t/deaf
+[ $(($(now_ms) - start)) -lt 15000 ] || fail "a test that ignores SIGTERM took $(($(now_ms) - start)) ms to end"
 [ ! -e "$(cat deaf.dir)" ] || fail "its directory is still there"
 
 # What a passing test leaves running is ended and told.
