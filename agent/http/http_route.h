@@ -16,9 +16,9 @@ enum {
 
 struct http_route {
     const char *method;
-    const char *path;       /* "/v1/vpgs/{vpg}/checkpoints" */
-    unsigned privilege;     /* the gate's to judge; 0: open to all */
-    uint32_t body_max;      /* bytes; 0: HTTP_BODY_MAX_DEFAULT */
+    const char *path;   /* "/v1/vpgs/{vpg}/checkpoints" */
+    unsigned privilege; /* the gate's to judge; 0: open to all */
+    uint32_t body_max;  /* bytes; 0: HTTP_BODY_MAX_DEFAULT */
     void (*handle)(struct http_req *rq, void *ctx);
     const char *doc; /* one sentence */
 };

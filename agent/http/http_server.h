@@ -114,7 +114,7 @@ void http_reply_fail(struct http_req *rq, int status, enum err_code code,
 int http_status_of(int num);
 
 /* From another thread: the same as http_reply(), later, on the loop's. */
-void http_reply_post(struct http_req *rq, int status, const char *text,
-                     size_t n);
+void
+http_reply_post(struct http_req *rq, int status, const char *text, size_t n);
 
 #endif
