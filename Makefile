@@ -152,6 +152,7 @@ export ASAN_OPTIONS  ?= abort_on_error=1:detect_leaks=1:strict_string_checks=1:d
 export UBSAN_OPTIONS ?= halt_on_error=1:abort_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 run = tests/run --build $(CURDIR)/$(B) $(if $(SANITIZE)$(COVERAGE),--slow 4) $(RUNFLAGS)
+run_files = $(if $(strip $1),$(run) $1,echo 0 passed, 0 failed, 0 skipped)
 quote = '$(subst ','\'',$1)'
 submake = $(MAKE) --no-print-directory -s WERROR=$(WERROR) CC=$(call quote,$(CC)) CFLAGS=$(call quote,$(CFLAGS)) \
   SANITIZE=$(SANITIZE) COVERAGE=$(COVERAGE)
@@ -159,7 +160,7 @@ step = --step $1 $(call quote,$(submake) $1)
 
 # ---- Targets ---------------------------------------------------------------------------------------------------
 
-.PHONY: all deps demo lab lab-down check check-unit check-system torture fuzz fuzz-programs bench screens \
+.PHONY: all deps demo lab lab-down check check-unit check-system torture fuzz fuzz-programs fuzz-targets bench screens \
   format-check lint seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
 
 all: $(programs) $(if $(programs),,$(foreach r,$(rooms),$(B)/lib/$r.a))
@@ -246,10 +247,10 @@ test-programs: $(test_bin_unit) $(test_bin_system) $(test_bin_torture) $(test_bi
 # ---- Checks ----------------------------------------------------------------------------------------------------
 
 check-unit: $(test_bin_unit)
-	$(Q)$(run) $^
+	$(Q)$(call run_files,$^)
 
 check-system: deps all $(test_bin_system)
-	$(Q)$(run) $(system_tests)
+	$(Q)$(call run_files,$(system_tests))
 
 fuzz_bin := $(patsubst %.c,build/fuzz/%,$(test_src_fuzz))
 fuzz_steps = $(foreach f,$(fuzz_bin),--step fuzz:$(patsubst fuzz_%,%,$(notdir $f)) 'tests/fuzz/run $f $1')
@@ -263,10 +264,12 @@ check: deps all test-programs $(if $(SANITIZE)$(COVERAGE),,fuzz-programs)
 	  $(system_tests) $(torture_short)
 
 fuzz-programs: | deps
-	$(Q)$(if $(test_src_fuzz),$(MAKE) --no-print-directory FUZZING=1 WERROR=$(WERROR) $(fuzz_bin),:)
+	$(Q)$(if $(test_src_fuzz),$(MAKE) --no-print-directory FUZZING=1 WERROR=$(WERROR) fuzz-targets,:)
+fuzz-targets: $(fuzz_bin)
+	@:
 
 fuzz: fuzz-programs
-	$(Q)$(run) -t $$(($(FUZZ_SECONDS) * 2 + 120)) $(call fuzz_steps,$(FUZZ_SECONDS))
+	$(Q)$(if $(test_src_fuzz),$(run) -t $$(($(FUZZ_SECONDS) * 2 + 120)) $(call fuzz_steps,$(FUZZ_SECONDS)),:)
 
 torture: deps all $(test_bin_torture)
 	$(Q)BUILD=$(CURDIR)/$(B) tests/torture/run

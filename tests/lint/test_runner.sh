@@ -86,6 +86,8 @@ closes_with "0 passed, 1 failed, 0 skipped"
 run_it 1 --step good true --step bad 'echo why; false'
 closes_with "1 passed, 1 failed, 0 skipped"
 expect_text out "| why"
+run_it 1 t/pass --step good true t/broken
+closes_with "2 passed, 1 failed, 0 skipped"
 
 # Skips: told with the reason; under CI only those on the list.
 run_it 0 t/skipped
