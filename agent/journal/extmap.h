@@ -90,12 +90,13 @@ struct seg_entry {
 int extmap_put_entry(struct extmap *m, uint32_t seg, const struct seg_entry *se,
                      struct err *err);
 
-/* Records that overlap [from, to), in order.  The map must not change. */
+/* The parts of records inside [from, to), in order.  The map must not change
+ * meanwhile. */
 struct extmap_iter {
     struct rec_iter it;
     const struct extmap *map;
     size_t block, pos;
-    uint64_t to;
+    uint64_t from, to;
 };
 void extmap_iterate(const struct extmap *m, uint64_t from, uint64_t to,
                     struct extmap_iter *out);

@@ -2,9 +2,11 @@
  *
  * docs/formats/view.md has the byte tables.  A sparse data file of the volume's
  * size, and a map file that says which 4 KiB blocks of it count.  The map is in
- * memory in pages made on demand; a page on disk has two slots, the newer valid
- * one counts, so that a torn write loses nothing that was flushed.  Order of a
- * flush: data synced, then map pages written and synced, then the reply.
+ * memory in pages made on demand.  On disk each page and the header have two
+ * slots.  A flush syncs the data, writes the changed pages into their older
+ * slots and syncs them, then writes the header (one sector) that makes them
+ * count: it holds the number of the flush and a sum over all pages, so that a
+ * page that is lost or stale is noticed and never guessed at.
  *
  * The map in memory belongs to the loop's thread; data is moved by workers,
  * which the owner keeps from overlapping (view.c).
@@ -28,18 +30,22 @@ enum {
 struct overlay_header {
     struct view_id view;
     uint16_t vol;
-    uint64_t size; /* of the volume */
+    uint64_t size;      /* of the volume */
+    uint64_t flush_no;  /* pages of later flushes do not count */
+    uint64_t pages_sum; /* of overlay_page_mix() over the pages that count */
 };
 struct overlay_page {
     uint32_t page_no;
-    uint64_t gen; /* the higher of two valid slots counts */
+    uint64_t gen; /* number of the flush that wrote it, from 1 */
     uint8_t bits[OVERLAY_PAGE_BITS / 8];
 };
 /* OVERLAY_PAGE bytes each; -ENODATA, -EBADMSG, -EPROTONOSUPPORT. */
 void overlay_header_encode(const struct overlay_header *h, uint8_t *out);
 int
 overlay_header_decode(const uint8_t *p, size_t len, struct overlay_header *out);
-/* tag ties the page to its file: the header's CRC. */
+/* Ties the pages to their file: the CRC of view, volume and size. */
+uint32_t overlay_tag(const struct overlay_header *h);
+uint64_t overlay_page_mix(uint32_t page_no, uint64_t gen);
 void
 overlay_page_encode(const struct overlay_page *pg, uint32_t tag, uint8_t *out);
 /* 1: a page of all zeros, never written. */
@@ -56,18 +62,20 @@ void overlay_close(struct overlay *o);
 void overlay_remove(struct io_loop *loop, const char *dir,
                     const struct overlay_header *h);
 
-/* Loop's thread. */
+/* Loop's thread.  A block that is there holds data, or zeros that take no
+ * space. */
 bool overlay_has(const struct overlay *o, uint64_t block);
-/* Number of blocks of [first, first + n) that are not there yet. */
-uint64_t overlay_missing(const struct overlay *o, uint64_t first, uint64_t n);
+/* Blocks of [first, first + n) that hold no data yet: what writing it costs. */
+uint64_t overlay_cost(const struct overlay *o, uint64_t first, uint64_t n);
 /* End of the stretch of blocks from `first` on that are all there or all not;
  * at most `end`. */
 uint64_t overlay_stretch(const struct overlay *o, uint64_t first, uint64_t end,
                          bool *out_has);
 /* Make the map's memory for a range, so that overlay_mark() cannot fail. */
 int overlay_prepare(struct overlay *o, uint64_t first, uint64_t n);
-void overlay_mark(struct overlay *o, uint64_t first, uint64_t n);
-uint64_t overlay_blocks(const struct overlay *o); /* that are there */
+void overlay_mark(struct overlay *o, uint64_t first, uint64_t n, bool data);
+uint64_t overlay_data_blocks(const struct overlay *o);
+bool overlay_can_punch(struct overlay *o);
 
 /* Workers. */
 int overlay_read(struct overlay *o, void *buf, uint64_t len, uint64_t off);

@@ -1,7 +1,7 @@
 /* The bounded cache of index pages, one for all journals of the process.
  *
  * A page is checked once, when it is read; from then on its bytes are trusted.
- * Pages in use are pinned; the others are dropped in clock order when the
+ * Pages in use are pinned; of the others the least recently used goes when the
  * limit is reached.  When everything is pinned a page is lent beyond the limit
  * and freed on release, so a reader never waits for another.  Any thread.
  */

@@ -38,12 +38,4 @@ int replica_extents(struct replica *r, uint16_t vol, uint64_t off, uint64_t len,
 int
 replica_mark_bad(struct replica *r, uint16_t vol, uint64_t off, uint64_t len);
 
-/* Read or write any multiple of 512 through a file that may want more
- * alignment than that; bounces where it must.  Reads beyond the end give
- * zeros. */
-int dio_read(struct io_file *f, uint32_t align, void *buf, uint64_t len,
-             uint64_t off);
-int dio_write(struct io_file *f, uint32_t align, const void *buf, uint64_t len,
-              uint64_t off);
-
 #endif

@@ -89,7 +89,8 @@ size_t run_memory(const struct run *r); /* fences and filter, bytes */
 /* May [from, to) of one volume hold a record?  From the filter alone. */
 bool run_may_overlap(const struct run *r, uint64_t from, uint64_t to);
 
-/* Records that overlap [from, to), in order.  Any thread. */
+/* The parts of records inside [from, to), in order.  Any thread, one iterator
+ * each. */
 struct run_iter {
     struct rec_iter it;
     struct run *run;
@@ -97,9 +98,10 @@ struct run_iter {
     uint64_t page;
     unsigned pos, n;
     struct cached_page *cp;
-    bool own; /* reads pages past the cache: a whole scan would flush it */
-    uint8_t *buf;
-    uint64_t buf_page, buf_n;
+    uint64_t from;
+    const uint8_t *data;      /* of the page at hand */
+    uint8_t *buf;             /* a scan: reads past the cache, many pages */
+    uint64_t buf_page, buf_n; /* which pages are in buf */
 };
 int run_iterate(struct run *r, uint64_t from, uint64_t to, struct run_iter *out,
                 struct err *err);

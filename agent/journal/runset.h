@@ -92,9 +92,10 @@ void runset_drop_segment(struct runset *rs, uint32_t no);
 int runset_add_run(struct runset *rs, const struct run_info *info);
 void runset_drop_run(struct runset *rs, const struct run_info *info);
 size_t runset_runs(const struct runset *rs, uint64_t *out_bytes);
+const struct run_info *runset_run(const struct runset *rs, size_t i);
 
 /* The next run to build: 1 and the plan (level 0: one segment; above: the runs
- * to merge, oldest first, counted); 0: nothing to do. */
+ * to merge, oldest first); 0: nothing to do. */
 struct build_plan {
     struct run_header header;
     struct run_info *from; /* n of them; NULL for level 0 */
@@ -107,8 +108,12 @@ int
 build_run(struct io_loop *loop, const char *dir, const struct segment_ops *seg,
           const struct build_plan *p, struct run_info *out, struct err *err);
 
+/* The entries of a segment with after < seq <= upto as a map; on a worker. */
+int segment_map(const struct segment_ops *seg, uint32_t no, uint64_t after_seq,
+                uint64_t upto_seq, struct extmap **out, struct err *err);
+
 /* Tables that cover (after, upto], newest first; the caller frees *out with
- * table_plans_free().  -ENOENT: a segment of the stretch is unknown. */
+ * table_plans_free(). */
 int runset_cover(struct runset *rs, uint64_t after_seq, uint64_t upto_seq,
                  struct table_plan **out, size_t *out_n);
 void table_plans_free(struct table_plan *p, size_t n);
@@ -118,21 +123,23 @@ void table_plans_free(struct table_plan *p, size_t n);
 int read_set_build(const struct runset_config *cfg, uint64_t after_seq,
                    uint64_t upto_seq, const struct table_plan *plan, size_t n,
                    struct read_set **out, struct err *err);
-/* Before the build job: keeps segments from first_seg on until released. */
-void runset_hold(struct runset *rs, uint32_t first_seg);
+/* While a job is to read them: keeps segments from first_seg on.  -EBUSY: too
+ * many jobs at once, try again. */
+int runset_hold(struct runset *rs, uint32_t first_seg);
 void runset_unhold(struct runset *rs, uint32_t first_seg);
 void read_set_register(struct read_set *set, struct runset *rs);
 struct read_set *read_set_ref(struct read_set *set);
 void read_set_unref(struct read_set *set); /* any thread */
 
+/* Nothing lives and nothing is held. */
+bool runset_idle(const struct runset *rs);
 /* Does anything living read segment no or an older one? */
 bool runset_segment_used(const struct runset *rs, uint32_t no);
 
-/* Newest-wins records of [from, to) of a set; any thread. */
-struct set_iter;
-int set_iterate(struct read_set *set, uint64_t from, uint64_t to, bool scan,
-                struct set_iter **out, struct err *err);
-struct rec_iter *set_iter_records(struct set_iter *it);
-void set_iter_free(struct set_iter *it);
+/* All records of a set, folded: the newest wins.  Reads past the page cache. */
+struct set_scan;
+int set_scan_new(struct read_set *set, struct set_scan **out, struct err *err);
+struct rec_iter *set_scan_records(struct set_scan *s);
+void set_scan_free(struct set_scan *s);
 
 #endif
