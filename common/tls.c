@@ -27,6 +27,7 @@ struct expectation {
     bool has_deployment, has_site, has_id;
     struct uuid deployment, site, id;
     char host[TEXT_HOST_SIZE];
+    struct err *out_refusal;
 };
 
 struct conn {
@@ -100,6 +101,7 @@ copy_expect(struct expectation *to, const struct tls_expect *from,
     if (!from)
         return 0;
     to->roles = from->roles;
+    to->out_refusal = from->out_refusal;
     if (from->host && strlen(from->host) >= sizeof to->host)
         return err_set(err, -EINVAL, ERR_TLS_0007, "host name of %zu bytes",
                        strlen(from->host));
@@ -265,6 +267,8 @@ on_verify(X509_STORE_CTX *sc, void *arg)
                    X509_STORE_CTX_get0_untrusted(sc), &c->peer,
                    &c->refused) < 0) {
         X509_STORE_CTX_set_error(sc, verify_code(&c->refused));
+        if (c->expect.out_refusal)
+            *c->expect.out_refusal = c->refused;
         return 0;
     }
     c->has_peer = true;
@@ -633,8 +637,8 @@ static const struct alert {
       "the other side speaks plain HTTP" },
 };
 
-static int
-explain_reason(unsigned long e, struct err *err)
+int
+tls_explain(unsigned long e, struct err *err)
 {
     const char *why = ERR_reason_error_string(e);
 
@@ -663,7 +667,7 @@ tls_failure(SSL *ssl, int ret, struct err *err)
     }
     if (kind == SSL_ERROR_SSL && e) {
         ERR_clear_error();
-        return explain_reason(e, err);
+        return tls_explain(e, err);
     }
     ERR_clear_error();
     if (kind == SSL_ERROR_SYSCALL && saved)

@@ -47,6 +47,9 @@ struct tls_expect {
     unsigned roles; /* bits 1 << enum tls_role; 0: any leaf role */
     const struct uuid *deployment, *site, *id; /* NULL: any */
     const char *host; /* DNS name or address that the certificate carries */
+    /* Gets the reason when the check refuses the other side, for callers that
+     * never see the SSL; must outlive the connection's handshake. */
+    struct err *out_refusal;
 };
 
 struct tls_ctx;
@@ -90,6 +93,10 @@ int tls_peer_recheck(SSL *ssl, struct err *err);
  * the sentence from our own checks, the peer's alert or the library's error
  * queue (which is emptied) and returns the negative errno. */
 int tls_failure(SSL *ssl, int ret, struct err *err);
+
+/* The same from one number of the library's error queue, e.g. out of a
+ * sentence of libcurl. */
+int tls_explain(unsigned long library_error, struct err *err);
 
 /* n bytes bound to this connection and label (RFC 8446, 7.5, no context). */
 int tls_exporter(SSL *ssl, const char *label, uint8_t *out, size_t n,
