@@ -60,7 +60,7 @@ WARN_CLANG := -Wcomma -Wunreachable-code -Wconditional-uninitialized -Wmissing-v
 WARN += $(if $(IS_CLANG),$(WARN_CLANG),$(WARN_GCC)) $(if $(WERROR),-Werror)
 
 HARDEN := -O2 -U_FORTIFY_SOURCE $(if $(filter -O0,$(CFLAGS)),,-D_FORTIFY_SOURCE=3) -fstack-protector-strong \
-  -fstack-clash-protection -fPIE
+  -fstack-clash-protection -fPIE -ffile-prefix-map=$(CURDIR)=.
 ifneq ($(filter x86_64 i686 amd64,$(shell uname -m)),)
 HARDEN += -fcf-protection=full
 endif
@@ -161,7 +161,7 @@ step = --step $1 $(call quote,$(submake) $1)
 # ---- Targets ---------------------------------------------------------------------------------------------------
 
 .PHONY: all deps demo lab lab-down check check-unit check-system torture fuzz fuzz-programs fuzz-targets bench screens \
-  format-check lint seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
+  format-check lint cppcheck seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
 
 all: $(programs) $(if $(programs),,$(foreach r,$(rooms),$(B)/lib/$r.a))
 
@@ -182,7 +182,7 @@ help:
 
 # Before the first compile, on a machine that lacks them, the packages needed to compile are installed; make reads
 # itself again once build/deps.mk is there.
-ifneq ($(filter-out clean help deps lint format-check dist,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out clean help deps lint cppcheck format-check dist,$(or $(MAKECMDGOALS),all)),)
 -include build/deps.mk
 endif
 build/deps.mk: mk/packages mk/deps.sh Makefile
@@ -297,8 +297,13 @@ $(B)/hdr/%.ok: % $(B)/.flags
 	$(Q)printf '#include "%s"\n' '$<' '$<' | $(call compile,$<) -Werror -fsyntax-only -MMD -MP -MT $@ -MF $(@:.ok=.d) -x c - && touch $@
 -include $(patsubst %,$(B)/hdr/%.d,$(headers))
 
-lint:
+lint: cppcheck
 	$(Q)tests/lint/lint.py .
+
+cppcheck:
+	$(Q)printf '%s\n' $(sources) | cppcheck -q -j2 --enable=warning,portability --inline-suppr --error-exitcode=1 \
+	  --suppressions-list=tests/lint/cppcheck-suppressions --std=c11 -I. -Iagent -D_GNU_SOURCE -D__GNUC__=12 -D__x86_64__ \
+	  --template='{file}:{line}: cppcheck: {message} [{id}]' --file-list=-
 
 # The same seam as lint's, seen from the other side: what the compiled data path asks libc for.
 seam_objects := $(call obj,$(foreach r,lane nbd capture stream journal replicator,$(src_$r)))

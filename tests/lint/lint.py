@@ -56,7 +56,7 @@ SEAM_OUTSIDE = ["agent/replicator/control*", "agent/replicator/role.c"]
 
 SEAM_HEADERS = re.compile(
     r"^(sys/(socket|stat|time|select|poll|epoll|eventfd|timerfd|signalfd|inotify|un|file|ioctl|random|wait|sendfile|statvfs)"
-    r"|fcntl|time|unistd|poll|dirent|netdb|ifaddrs|signal|spawn|pthread|threads|aio|ftw|glob|netinet/.*|arpa/.*|net/.*|linux/.*"
+    r"|fcntl|time|unistd|poll|dirent|netdb|ifaddrs|signal|spawn|aio|ftw|glob|netinet/.*|arpa/.*|net/.*|linux/.*"
     r"|liburing|sqlite3|openssl/(ssl|rand|bio)|event2/.*|curl/.*)\.h$|^liburing/.*$"
 )
 # Of common/, what is such a service itself.

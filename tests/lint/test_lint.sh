@@ -72,13 +72,13 @@ plant agent/attic/x.c 'int x;'
 finds agent/attic/x.c floors "no place in the house"
 
 # seam
-for header in sys/socket.h fcntl.h time.h sys/stat.h unistd.h liburing.h openssl/ssl.h pthread.h; do
+for header in sys/socket.h fcntl.h time.h sys/stat.h unistd.h liburing.h openssl/ssl.h; do
     plant agent/stream/s.c "#include <$header>"
     finds agent/stream/s.c seam "$header"
 done
 plant agent/stream/s.c '#include "common/files.h"'
 finds agent/stream/s.c seam "common/files.h"
-for call in 'fsync(fd)' 'clock_gettime(1, &ts)' 'rand()' 'open (p, 0)' 'unlink(p)' 'io_uring_submit(r)' 'SSL_read(s)'; do
+for call in 'fsync(fd)' 'clock_gettime(1, &ts)' 'rand()' 'open (p, 0)' 'unlink(p)' 'io_uring_submit(r)' 'SSL_read(s)' 'pthread_create(t)'; do
     plant agent/stream/s.c "int g(void) { return $call; }"
     finds agent/stream/s.c seam "${call%%[ (]*}"
 done
