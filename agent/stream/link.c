@@ -897,6 +897,20 @@ stream_set_tls(struct stream *s, struct tls_ctx *client, struct tls_ctx *server)
         io_listener_set_tls(s->listener, server);
 }
 
+void
+stream_recheck(struct stream *s)
+{
+    struct list *l, *tmp;
+
+    list_for_each_safe (l, tmp, &s->peers) {
+        struct stream_peer *p = list_entry(l, struct stream_peer, link);
+        struct err err = ERR_INIT;
+
+        if (p->up && io_chan_recheck(p->conn[LINK_DATA]->ch, &err) < 0)
+            link_break(p, "%s", err.msg);
+    }
+}
+
 int
 stream_peer_get(struct stream *s, const struct stream_peer_config *cfg,
                 struct stream_peer **out, struct err *err)

@@ -817,14 +817,8 @@ sender_start(const struct sender_config *cfg, struct sender **out,
              struct err *err)
 {
     const struct lane_super *su = &cfg->super;
-    struct lane_incarnation li = {
-        .prev = su->prev_incarnation,
-        .prev_last_batch = su->prev_last_batch,
-        .exact = cfg->exact,
-    };
     struct sender *s = calloc(1, sizeof *s);
     char id[UUID_TEXT_SIZE];
-    int rc;
 
     if (!s)
         return err_set(err, -ENOMEM, ERR_GEN_0002, "sender: out of memory");
@@ -834,12 +828,6 @@ sender_start(const struct sender_config *cfg, struct sender **out,
     s->peer = cfg->peer;
     uuid_format(&su->vpg.u, id);
     snprintf(s->ids, sizeof s->ids, "vpg=%s", id);
-    rc = capture_incarnation(s->capture, &li);
-    if (rc < 0) {
-        free(s);
-        return err_set(err, rc, ERR_STR_0019,
-                       "lane of vpg %s could not begin: %s", id, err_errno(rc));
-    }
     s->peer->refs++;
     s->handle = s->peer->next_handle++;
     s->next_cut = MAX(su->next_cut_no, (uint64_t)1);

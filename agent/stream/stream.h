@@ -44,6 +44,9 @@ int stream_listen(struct stream *s, const struct io_addr *addr,
 void
 stream_set_tls(struct stream *s, struct tls_ctx *client, struct tls_ctx *server);
 
+/* Trust has changed: cut every link whose certificate no longer passes. */
+void stream_recheck(struct stream *s);
+
 struct stream_peer_config {
     struct agent_id agent; /* must be the certified identity, too */
     bool dial;
@@ -107,6 +110,8 @@ struct sender_config {
     void *arg;
 };
 
+/* The capture's first entry is the INCARNATION already, its volumes are
+ * attached. */
 int sender_start(const struct sender_config *cfg, struct sender **out,
                  struct err *err);
 /* Stop and forget.  stopped(arg), perhaps before the call returns: no read of a

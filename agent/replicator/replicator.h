@@ -1,0 +1,301 @@
+/* Inside the replicator role: what its files share.
+ *
+ * Two threads.  The data loop owns everything here: exports, sources, targets,
+ * views.  The control server (libevent) runs on a thread of its own, turns each
+ * request into a struct ctl_call, posts it to the data loop and sends the text
+ * that comes back; it touches nothing else.
+ *
+ *   start:  volumes and splitters -> targets (journals open in the background)
+ *           -> sources (lane.super says clean=0, durable, then attach) -> NBD
+ *           exports -> stream listener -> control server
+ *   stop:   control server -> exports -> sources drain (bounded), detach, clean=1
+ *           -> targets -> stream -> loop
+ *
+ * Nothing here asks the manager for anything: what it said is in the state
+ * directory, and the role goes on alone.
+ */
+#ifndef HOLDFAST_REPLICATOR_REPLICATOR_H
+#define HOLDFAST_REPLICATOR_REPLICATOR_H
+
+#include "common/buf.h"
+#include "common/json.h"
+#include "common/pki.h"
+#include "common/tls.h"
+#include "nbd/nbd_server.h"
+#include "stream/stream.h"
+
+enum {
+    REP_NAME_MAX = 63,
+    REP_FULL_NAME_MAX = 2 * REP_NAME_MAX + 1, /* "<vm>/<volume>" */
+    REP_PATH_MAX = 1024,
+    REP_URI_MAX = 1024,
+    REP_VOLUMES_MAX = 1024,
+    REP_LANE_VOLUMES_MAX = 80, /* what lane.super holds */
+    REP_STORES_MAX = 64,
+    REP_VIEWS_MAX = 64, /* a target's */
+    REP_ALERTS_MAX = 8, /* a target's, newest kept */
+    REP_CONFIG_MAX = 1024 * 1024,
+};
+
+struct replicator;
+struct source;
+struct target;
+
+/* --- configuration, as role.c has read it ------------------------------- */
+
+struct rep_volume_config {
+    char vm[REP_NAME_MAX + 1], name[REP_NAME_MAX + 1];
+    char path[REP_PATH_MAX];
+    struct uuid vm_id, id;
+    bool direct, read_only;
+};
+
+struct rep_store {
+    char name[REP_NAME_MAX + 1], path[REP_PATH_MAX];
+    struct uuid id;
+    struct err err; /* num 0: usable */
+};
+
+struct rep_config {
+    struct uuid deployment, site, id;
+    char name[REP_NAME_MAX + 1];
+    char state_dir[REP_PATH_MAX];           /* the role's own, .../replicator */
+    char run_dir[REP_PATH_MAX];             /* NBD sockets */
+    char control_address[IO_ADDR_TEXT_MAX]; /* as told to others */
+    char data_address[IO_ADDR_TEXT_MAX];
+    uint64_t ring_size;
+    unsigned planted; /* tests only: enum journal_planted */
+};
+
+/* --- exports ------------------------------------------------------------ */
+
+struct rep_volume {
+    struct rep_volume_config cfg;
+    char full_name[REP_FULL_NAME_MAX + 1];
+    struct blkdev *dev;     /* the splitter; NULL: err says why */
+    struct blkdev *backing; /* below it, borrowed */
+    struct nbd_export *export;
+    struct nbd_listener *listener;
+    char uri[REP_URI_MAX];
+    struct err err;
+    struct source *source; /* whose lane it is in; NULL: unprotected */
+};
+
+int exports_open(struct replicator *rep); /* devices, not yet served */
+void exports_serve(struct replicator *rep);
+void exports_close(struct replicator *rep, void (*done)(struct replicator *rep));
+struct rep_volume *volume_by_id(struct replicator *rep, const struct uuid *id);
+/* What proves that a backing was not written behind our back (lane.super). */
+int volume_fingerprint(struct rep_volume *v, struct lane_super_volume *out);
+
+/* --- calls from the control server -------------------------------------- */
+
+struct http_req;
+
+struct ctl_call {
+    struct io_post post;
+    struct replicator *rep;
+    struct http_req *rq;
+    void (*handle)(struct ctl_call *c);
+    struct uuid vpg, object; /* from the path */
+    char point[24];          /* checkpoint in the path */
+    struct {
+        uint64_t from, to, skip, limit;
+        bool keep_replicas, overwrite;
+    } query;
+    cJSON *body; /* NULL: none */
+    void *work;  /* the handler's own */
+};
+
+/* Each gives the call away. */
+void ctl_reply(struct ctl_call *c, int status, struct buf *json);
+void ctl_reply_ok(struct ctl_call *c); /* {} */
+void ctl_reply_err(struct ctl_call *c, const struct err *err);
+
+/* --- the role ----------------------------------------------------------- */
+
+struct rep_peer_site {
+    struct list link; /* replicator.sites */
+    struct uuid site;
+    struct uuid replicators[64];
+    unsigned n_replicators;
+    cJSON *body; /* as it was told */
+};
+
+struct replicator {
+    struct rep_config cfg;
+    struct io_loop *loop;
+    uint64_t started_wall_ns;
+    struct ringpool *ring;
+    struct nbd_server *nbd;
+    struct stream *stream;
+    struct tls_ctx *client_tls, *server_tls, *control_tls;
+    struct rep_volume *volumes;
+    unsigned n_volumes;
+    struct rep_store stores[REP_STORES_MAX];
+    unsigned n_stores;
+    struct list sources, targets, sites;
+    unsigned starting; /* sources whose volumes are not attached yet */
+    bool stopping;
+    void (*trust_changed)(struct replicator *rep); /* control server's */
+    void (*stopped)(struct replicator *rep);
+    struct pki_trust *trust; /* role.c builds it from the files and sites */
+};
+
+/* Order of life; role.c drives it. */
+int replicator_open(struct replicator *rep, struct err *err);
+void
+replicator_stop(struct replicator *rep, void (*stopped)(struct replicator *));
+struct rep_store *store_by_id(struct replicator *rep, const struct uuid *id);
+
+/* Write text to <state_dir>/name durably on a worker; done(arg, res). */
+void rep_save(struct replicator *rep, const char *name, const char *text,
+              void (*done)(void *arg, int res), void *arg);
+/* Parse every *.json below <state_dir>/dir. */
+int rep_load_dir(struct replicator *rep, const char *dir,
+                 void (*each)(struct replicator *rep, const cJSON *body),
+                 struct err *err);
+
+/* --- trust.c ------------------------------------------------------------ */
+
+int trust_load(struct replicator *rep, struct err *err);
+bool trust_allows(const struct replicator *rep, const struct uuid *site,
+                  const struct uuid *agent);
+void trust_put_site(struct ctl_call *c);
+void trust_delete_site(struct ctl_call *c);
+void trust_put_revocations(struct ctl_call *c);
+
+/* --- source.c ----------------------------------------------------------- */
+
+struct source {
+    struct list link;
+    struct replicator *rep;
+    struct vpg_id vpg;
+    char name[256];
+    cJSON *body; /* the PUT that made it, plus "Paused" */
+    uint32_t fencing_epoch;
+    struct generation_id generation;
+    uint64_t interval_ns;
+    enum sender_compression compression;
+    struct uuid peer_agent, peer_site;
+    bool dial;
+    struct io_addr peer_addr;
+    struct {
+        struct rep_volume *volume;
+        uint16_t vol;
+    } volumes[REP_LANE_VOLUMES_MAX];
+    unsigned n_volumes, attaching;
+    bool paused, running, deleting, exact, starting;
+    struct stream_peer *peer;
+    struct capture *capture;
+    struct sender *sender;
+    struct lane_super super;
+    char super_path[REP_PATH_MAX + 128];
+    struct io_work job;
+    int job_res;
+    struct err err;
+    void (*then)(struct source *s); /* after a stop */
+    struct ctl_call *call;          /* answered by then() */
+    struct io_timer retry;
+};
+
+void source_load(struct replicator *rep, const cJSON *body);
+struct source *source_by_vpg(struct replicator *rep, const struct uuid *vpg);
+void source_put(struct ctl_call *c);
+void source_delete(struct ctl_call *c);
+void source_pause(struct ctl_call *c);
+void source_resume(struct ctl_call *c);
+void source_forcesync(struct ctl_call *c);
+void source_checkpoint(struct ctl_call *c);
+/* Drain, detach, remember; done() when all have gone. */
+void sources_stop(struct replicator *rep, void (*done)(struct replicator *rep));
+void source_status_json(struct source *s, struct json_writer *w);
+
+/* --- target.c ----------------------------------------------------------- */
+
+struct target_view {
+    struct list link;
+    struct target *target;
+    struct journal_view *view;
+    struct view_id id;
+    struct {
+        uint16_t vol;
+        struct nbd_export *export;
+        struct nbd_listener *listener;
+        char uri[REP_URI_MAX];
+    } volumes[REP_LANE_VOLUMES_MAX];
+    unsigned n_volumes, removing;
+    bool closing;
+    struct ctl_call *call;
+    void (*then)(struct target *t); /* instead of an answer */
+};
+
+struct target_alert {
+    struct err err;
+    uint64_t since_wall_ns;
+};
+
+struct target {
+    struct list link;
+    struct replicator *rep;
+    struct vpg_id vpg;
+    char name[256];
+    cJSON *body;
+    uint32_t fencing_epoch;
+    struct generation_id generation;
+    struct rep_store *store;
+    char dir[REP_PATH_MAX + 64];
+    uint64_t history_ns, hard_limit, warn, scratch_limit;
+    struct uuid peer_agent, peer_site;
+    bool dial;
+    struct io_addr peer_addr;
+    struct {
+        uint16_t vol;
+        struct uuid id;
+        uint64_t size;
+        char vm[REP_NAME_MAX + 1], name[REP_FULL_NAME_MAX + 1];
+    } volumes[REP_LANE_VOLUMES_MAX];
+    unsigned n_volumes;
+    bool opening, deleting, keep_replicas;
+    struct stream_peer *peer;
+    struct journal *journal;
+    struct receiver *receiver;
+    struct list views; /* target_view.link */
+    unsigned views_opening;
+    struct err err;
+    struct target_alert alerts[REP_ALERTS_MAX];
+    unsigned n_alerts;
+    struct io_timer retry;
+    struct io_work job;
+    int job_res;
+    struct ctl_call *call;
+    void (*then)(struct target *t);
+};
+
+void target_load(struct replicator *rep, const cJSON *body);
+struct target *target_by_vpg(struct replicator *rep, const struct uuid *vpg);
+void target_put(struct ctl_call *c);
+void target_delete(struct ctl_call *c);
+void target_checkpoints(struct ctl_call *c);
+void target_checkpoint(struct ctl_call *c);
+void target_view_open(struct ctl_call *c);
+void target_view_close(struct ctl_call *c);
+void target_scrub(struct ctl_call *c);
+void targets_stop(struct replicator *rep, void (*done)(struct replicator *rep));
+void target_status_json(struct target *t, struct json_writer *w);
+
+/* --- status.c ----------------------------------------------------------- */
+
+void status_get(struct ctl_call *c);
+/* "2026-11-22T03:32:48.123Z" */
+void json_put_time(struct json_writer *w, const char *name, uint64_t wall_ns);
+void
+json_put_err(struct json_writer *w, const char *name, const struct err *err);
+/* ISO 8601 UTC as above, fraction optional: 1 found, 0 absent, -EINVAL. */
+int json_time(const cJSON *body, const char *name, uint64_t *out_wall_ns,
+              struct err *err);
+/* Peer object of a PUT: agent, site, address. */
+int peer_parse(const cJSON *body, struct uuid *out_agent, struct uuid *out_site,
+               bool *out_dial, struct io_addr *out_addr, struct err *err);
+
+#endif
