@@ -15,7 +15,7 @@ if [ -z "${TOP:-}" ]; then
     TOP=$(cd "${0%/*}/../.." && pwd)
     [ -f "$TOP/Makefile" ] || { echo "$test_name: cannot find the top of the tree: set TOP" >&2; exit 2; }
     own_dir=$(mktemp -d "${TMPDIR:-/tmp}/hf.XXXXXX")
-    # The scripts's own path may be relative to where it was started; everything below uses TOP.
+    # The script's own path may be relative to where it was started; everything below uses TOP.
     cd "$own_dir"
 fi
 BUILD=${BUILD:-$TOP/build}
@@ -128,6 +128,13 @@ stop_pid() {
     return 1
 }
 
+# A child of the shell has the shell's own handlers until it has become its program: a SIGTERM that comes earlier is lost.
+spawn_begun() {
+    [ "$(readlink "/proc/$1/exe")" = "$(readlink "/proc/$$/exe")" ] || return 0
+    spawn_caught=$(sed -n 's/^SigCgt:.*\(....\)$/\1/p' "/proc/$1/status") || return 0
+    [ $((0x${spawn_caught:-0} & 0x4000)) -eq 0 ]
+}
+
 # spawn LOGFILE COMMAND [ARG...]: start in the background; its process id is in $spawned; stopped at the end.
 spawn() {
     spawn_log=$1
@@ -135,6 +142,7 @@ spawn() {
     "$@" </dev/null >"$spawn_log" 2>&1 &
     # shellcheck disable=SC2034 # for the caller
     spawned=$!
+    wait_until 1 spawn_begun "$spawned" || :
     cleanup_fn stop_pid "$spawned"
 }
 
