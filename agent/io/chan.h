@@ -73,6 +73,9 @@ bool io_chan_is_tls(const struct io_chan *ch);
 bool io_chan_is_unix(const struct io_chan *ch);
 /* The peer's certified identity; -ENOENT on a plain channel. */
 int io_chan_peer_identity(const struct io_chan *ch, struct tls_identity *out);
+/* Is the peer's certificate still good, after a change of trust?  0 on a plain
+ * channel; else as tls_peer_recheck(). */
+int io_chan_recheck(struct io_chan *ch, struct err *err);
 /* ALPN protocol chosen, or "". */
 const char *io_chan_protocol(const struct io_chan *ch);
 /* "unix" or "address:port", for logs. */

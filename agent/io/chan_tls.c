@@ -499,6 +499,14 @@ io_chan_peer_identity(const struct io_chan *ch, struct tls_identity *out)
     return tls_peer(ch->tls->ssl, out);
 }
 
+int
+io_chan_recheck(struct io_chan *ch, struct err *err)
+{
+    if (!ch->tls || ch->state != IO_CHAN_ST_OPEN)
+        return 0;
+    return tls_peer_recheck(ch->tls->ssl, err);
+}
+
 const char *
 io_chan_protocol(const struct io_chan *ch)
 {

@@ -22,38 +22,38 @@ enum {
 /* Numbers are never reused; those without a struct below are kept for the
  * releases that bring them and refused until then. */
 enum frame_type {
-    MSG_HELLO = 1,
-    MSG_HELLO_ACK = 2,
-    MSG_LANE_OPEN = 3,
-    MSG_LANE_STATE = 4,
-    MSG_BATCH = 5,   /* body: the batch verbatim; id: its number */
-    MSG_DURABLE = 6, /* no body; id: batch_no, cumulative */
-    MSG_CREDIT = 7,  /* no body; id: bytes beyond the last DURABLE */
-    MSG_SYNC_DATA = 8,
-    MSG_SYNC_DONE = 9,   /* no body; id: every sync id up to here is durable */
-    MSG_SYNC_AGAIN = 10, /* no body; id: read this one again */
-    MSG_CUT_PREPARE = 11,
-    MSG_CUT_READY = 12,
-    MSG_CUT_RELEASE = 13,
-    MSG_CUT_DONE = 14,
-    MSG_CUT_ABORT = 15,
-    MSG_CUT_COMMIT = 16,
-    MSG_CUT_STATE = 17,
-    MSG_NEED = 18,
-    MSG_RANGES_REQ = 19,
-    MSG_RANGES = 20,
-    MSG_INCARNATION = 21,
-    MSG_GEOMETRY = 22,
-    MSG_TAG = 23,
-    MSG_LEASE = 24,
-    MSG_FENCE = 25,
-    MSG_PING = 26, /* no body; id comes back in PONG */
-    MSG_ERROR = 27,
-    MSG_BYE = 28,
-    MSG_PONG = 29,
-    MSG_LANE_STATUS = 30,
-    MSG_LANE_CLOSE = 31, /* no body: the source leaves; the target may go */
-    MSG_CUT_AGE = 32,    /* no body; id: cut number, term: its age in ns now */
+    FRAME_HELLO = 1,
+    FRAME_HELLO_ACK = 2,
+    FRAME_LANE_OPEN = 3,
+    FRAME_LANE_STATE = 4,
+    FRAME_BATCH = 5,   /* body: the batch verbatim; id: its number */
+    FRAME_DURABLE = 6, /* no body; id: batch_no, cumulative */
+    FRAME_CREDIT = 7,  /* no body; id: bytes beyond the last DURABLE */
+    FRAME_SYNC_DATA = 8,
+    FRAME_SYNC_DONE = 9, /* no body; id: every sync id up to here is durable */
+    FRAME_SYNC_AGAIN = 10, /* no body; id: read this one again */
+    FRAME_CUT_PREPARE = 11,
+    FRAME_CUT_READY = 12,
+    FRAME_CUT_RELEASE = 13,
+    FRAME_CUT_DONE = 14,
+    FRAME_CUT_ABORT = 15,
+    FRAME_CUT_COMMIT = 16,
+    FRAME_CUT_STATE = 17,
+    FRAME_NEED = 18,
+    FRAME_RANGES_REQ = 19,
+    FRAME_RANGES = 20,
+    FRAME_INCARNATION = 21,
+    FRAME_GEOMETRY = 22,
+    FRAME_TAG = 23,
+    FRAME_LEASE = 24,
+    FRAME_FENCE = 25,
+    FRAME_PING = 26, /* no body; id comes back in PONG */
+    FRAME_ERROR = 27,
+    FRAME_BYE = 28,
+    FRAME_PONG = 29,
+    FRAME_LANE_STATUS = 30,
+    FRAME_LANE_CLOSE = 31, /* no body: the source leaves; the target may go */
+    FRAME_CUT_AGE = 32, /* no body; id: cut number, term: its age in ns now */
 };
 
 enum frame_flags {

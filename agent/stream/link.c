@@ -328,7 +328,7 @@ link_ping(struct io_timer *t)
 {
     struct stream_peer *p = container_of(t, struct stream_peer, ping);
     uint64_t now = io_mono_ns(p->stream->loop);
-    struct frame f = { .type = MSG_PING, .id = now };
+    struct frame f = { .type = FRAME_PING, .id = now };
 
     if (now - p->last_rx_ns > p->stream->cfg.dead_ns) {
         link_break(p, "nothing heard for %llu ms",
@@ -354,22 +354,22 @@ static const struct message_rule {
     uint32_t body_min, body_max;
     uint32_t small; /* bytes of the body parsed from small; the rest in mem */
 } rules[] = {
-    { MSG_LANE_OPEN, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
-    { MSG_LANE_STATE, LINK_CONTROL, TO_SOURCE, 1, MSG_BODY_MAX, MSG_BODY_MAX },
-    { MSG_BATCH, LINK_DATA, TO_TARGET, BATCH_HDR_SIZE, BATCH_SIZE_MAX, 0 },
-    { MSG_DURABLE, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
-    { MSG_CREDIT, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
-    { MSG_SYNC_DATA, LINK_DATA, TO_TARGET, SYNC_DATA_HDR_SIZE,
+    { FRAME_LANE_OPEN, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_LANE_STATE, LINK_CONTROL, TO_SOURCE, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_BATCH, LINK_DATA, TO_TARGET, BATCH_HDR_SIZE, BATCH_SIZE_MAX, 0 },
+    { FRAME_DURABLE, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
+    { FRAME_CREDIT, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
+    { FRAME_SYNC_DATA, LINK_DATA, TO_TARGET, SYNC_DATA_HDR_SIZE,
       SYNC_DATA_HDR_SIZE + SYNC_DATA_MAX, SYNC_DATA_HDR_SIZE },
-    { MSG_SYNC_DONE, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
-    { MSG_SYNC_AGAIN, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
-    { MSG_PING, LINK_CONTROL, TO_LINK, 0, 0, 0 },
-    { MSG_PONG, LINK_CONTROL, TO_LINK, 0, 0, 0 },
-    { MSG_ERROR, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
-    { MSG_BYE, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
-    { MSG_LANE_STATUS, LINK_CONTROL, TO_TARGET, 1, MSG_BODY_MAX, MSG_BODY_MAX },
-    { MSG_LANE_CLOSE, LINK_CONTROL, TO_TARGET, 0, 0, 0 },
-    { MSG_CUT_AGE, LINK_DATA, TO_TARGET, 0, 0, 0 },
+    { FRAME_SYNC_DONE, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
+    { FRAME_SYNC_AGAIN, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
+    { FRAME_PING, LINK_CONTROL, TO_LINK, 0, 0, 0 },
+    { FRAME_PONG, LINK_CONTROL, TO_LINK, 0, 0, 0 },
+    { FRAME_ERROR, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_BYE, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_LANE_STATUS, LINK_CONTROL, TO_TARGET, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_LANE_CLOSE, LINK_CONTROL, TO_TARGET, 0, 0, 0 },
+    { FRAME_CUT_AGE, LINK_DATA, TO_TARGET, 0, 0, 0 },
 };
 
 static const struct message_rule *
@@ -394,15 +394,15 @@ dispatch_source(struct conn *c)
     if (!s)
         return 0;
     switch (f->type) {
-    case MSG_LANE_STATE:
+    case FRAME_LANE_STATE:
         if (msg_lane_state_decode(c->small, c->small_have, &m) < 0)
             return -EBADMSG;
         sender_on_lane_state(s, f, &m);
         return 0;
-    case MSG_DURABLE: sender_on_durable(s, f); return 0;
-    case MSG_CREDIT: sender_on_credit(s, f); return 0;
-    case MSG_SYNC_DONE: sender_on_sync_done(s, f); return 0;
-    case MSG_SYNC_AGAIN: sender_on_sync_again(s, f); return 0;
+    case FRAME_DURABLE: sender_on_durable(s, f); return 0;
+    case FRAME_CREDIT: sender_on_credit(s, f); return 0;
+    case FRAME_SYNC_DONE: sender_on_sync_done(s, f); return 0;
+    case FRAME_SYNC_AGAIN: sender_on_sync_again(s, f); return 0;
     default: return -EBADMSG;
     }
 }
@@ -416,27 +416,27 @@ dispatch_target(struct conn *c)
     struct msg_sync_data sd;
     void *mem = c->mem;
 
-    if (f->type == MSG_LANE_STATUS &&
+    if (f->type == FRAME_LANE_STATUS &&
         msg_lane_status_decode(c->small, c->small_have, &st) < 0)
         return -EBADMSG;
     /* The decoder counts the bytes that lie in mem. */
-    if (f->type == MSG_SYNC_DATA &&
+    if (f->type == FRAME_SYNC_DATA &&
         msg_sync_data_decode(c->small, f->body_len, &sd) < 0)
         return -EBADMSG;
     if (!r)
         return 0;
     switch (f->type) {
-    case MSG_BATCH:
+    case FRAME_BATCH:
         c->mem = NULL;
         receiver_on_batch(r, f, mem, c->mem_len, c->mem_size);
         return 0;
-    case MSG_SYNC_DATA:
+    case FRAME_SYNC_DATA:
         c->mem = NULL;
         receiver_on_sync_data(r, f, &sd, mem, c->mem_size);
         return 0;
-    case MSG_LANE_STATUS: receiver_on_lane_status(r, &st); return 0;
-    case MSG_CUT_AGE: receiver_on_cut_age(r, f); return 0;
-    case MSG_LANE_CLOSE: receiver_on_lane_close(r); return 0;
+    case FRAME_LANE_STATUS: receiver_on_lane_status(r, &st); return 0;
+    case FRAME_CUT_AGE: receiver_on_cut_age(r, f); return 0;
+    case FRAME_LANE_CLOSE: receiver_on_lane_close(r); return 0;
     default: return -EBADMSG;
     }
 }
@@ -445,16 +445,16 @@ static int
 dispatch_link(struct conn *c)
 {
     struct stream_peer *p = c->peer;
-    struct frame *f = &c->frame, pong = { .type = MSG_PONG, .id = f->id };
+    struct frame *f = &c->frame, pong = { .type = FRAME_PONG, .id = f->id };
     struct msg_lane_open *open;
     struct msg_error e;
     struct sender *s;
     int rc;
 
     switch (f->type) {
-    case MSG_PING: link_control(p, &pong, NULL); return 0;
-    case MSG_PONG: p->rtt_ns = io_mono_ns(p->stream->loop) - f->id; return 0;
-    case MSG_LANE_OPEN:
+    case FRAME_PING: link_control(p, &pong, NULL); return 0;
+    case FRAME_PONG: p->rtt_ns = io_mono_ns(p->stream->loop) - f->id; return 0;
+    case FRAME_LANE_OPEN:
         open = malloc(sizeof *open);
         if (!open)
             return -ENOMEM;
@@ -463,8 +463,8 @@ dispatch_link(struct conn *c)
             receiver_on_lane_open(p, f, open);
         free(open);
         return rc;
-    case MSG_ERROR:
-    case MSG_BYE:
+    case FRAME_ERROR:
+    case FRAME_BYE:
         if (msg_error_decode(c->small, c->small_have, &e) < 0)
             return -EBADMSG;
         s = f->flags & FRAME_TO_SOURCE ? sender_by_handle(p, f->lane) : NULL;
@@ -559,18 +559,18 @@ conn_hello(struct conn *c)
     struct tls_identity who;
     int rc;
 
-    if (c->frame.type != (c->dialled ? MSG_HELLO_ACK : MSG_HELLO) ||
+    if (c->frame.type != (c->dialled ? FRAME_HELLO_ACK : FRAME_HELLO) ||
         msg_hello_decode(c->small, c->small_have, &m) < 0)
         return -EBADMSG;
     if (!c->dialled) {
         rc = conn_hello_incoming(c, &m, &err);
         if (rc < 0) {
             log_err(LOG_WARN, ROOM, "", io_chan_peer_name(c->ch), &err);
-            (void)conn_send_hello(c, MSG_HELLO_ACK, false, err.msg);
+            (void)conn_send_hello(c, FRAME_HELLO_ACK, false, err.msg);
             conn_free(c);
             return -ECANCELED;
         }
-        rc = conn_send_hello(c, MSG_HELLO_ACK, true, "");
+        rc = conn_send_hello(c, FRAME_HELLO_ACK, true, "");
         if (rc < 0 && rc != -EAGAIN)
             return rc;
         return conn_became_up(c);
@@ -749,7 +749,7 @@ conn_event(void *arg, struct io_chan *ch, unsigned events)
     }
     if (events & IO_CHAN_OPEN) {
         c->state = CONN_HELLO;
-        rc = c->dialled ? conn_send_hello(c, MSG_HELLO, true, "") : 0;
+        rc = c->dialled ? conn_send_hello(c, FRAME_HELLO, true, "") : 0;
         if (rc < 0 && rc != -EAGAIN) {
             link_break(c->peer, "saying HELLO: %s", err_errno(rc));
             return;

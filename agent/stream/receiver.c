@@ -136,7 +136,7 @@ receiver_fail(struct receiver *r, const struct err *err)
     log_err(LOG_WARN, ROOM, r->ids, "lane stopped", err);
     snprintf(m.code, sizeof m.code, "%s", err_code_text(err->code));
     snprintf(m.text, sizeof m.text, "%.*s", (int)sizeof m.text - 1, err->msg);
-    receiver_send(r, MSG_ERROR, 0, body, msg_error_encode(&m, body));
+    receiver_send(r, FRAME_ERROR, 0, body, msg_error_encode(&m, body));
     r->open = false;
     r->gen++;
 }
@@ -150,7 +150,7 @@ answer(struct stream_peer *p, const struct frame *open, struct receiver *r,
     struct msg_lane_state m = { .verdict = verdict };
     uint8_t body[MSG_BODY_MAX];
     struct frame f = {
-        .type = MSG_LANE_STATE,
+        .type = FRAME_LANE_STATE,
         .flags = FRAME_TO_SOURCE,
         .lane = open->lane,
         .epoch = open->epoch,
@@ -389,12 +389,12 @@ receiver_tell(struct io_task *task)
         return;
     if (r->durable > r->told_durable) {
         r->told_durable = r->durable;
-        receiver_send(r, MSG_DURABLE, r->durable, NULL, 0);
+        receiver_send(r, FRAME_DURABLE, r->durable, NULL, 0);
     }
     credit = journal_credit(r->cfg.journal);
     if (credit != r->told_credit) {
         r->told_credit = credit;
-        receiver_send(r, MSG_CREDIT, credit, NULL, 0);
+        receiver_send(r, FRAME_CREDIT, credit, NULL, 0);
     }
 }
 
@@ -487,7 +487,7 @@ sync_flushed(void *arg, int res)
                 err_errno(res));
         receiver_fail(r, &err);
     } else if (r->open && r->flush_id >= r->sync_base) {
-        receiver_send(r, MSG_SYNC_DONE, r->flush_id, NULL, 0);
+        receiver_send(r, FRAME_SYNC_DONE, r->flush_id, NULL, 0);
         r->sync_base = r->flush_id + 1;
     }
     if (r->open)
@@ -524,7 +524,7 @@ sync_write_done(struct journal_sync_write *jw, int res)
             r->sync_state[w->id % SYNC_WINDOW] =
                 res == 0 ? SW_WRITTEN : SW_AGAIN;
             if (res == -EAGAIN)
-                receiver_send(r, MSG_SYNC_AGAIN, w->id, NULL, 0);
+                receiver_send(r, FRAME_SYNC_AGAIN, w->id, NULL, 0);
             sync_flush(r);
         } else {
             err_set(&err, res, ERR_STR_0010,

@@ -171,7 +171,7 @@ sender_open_lane(struct sender *s)
     struct msg_lane_open *m;
     uint8_t body[MSG_BODY_MAX];
     struct frame f = {
-        .type = MSG_LANE_OPEN,
+        .type = FRAME_LANE_OPEN,
         .lane = s->handle,
         .term = lane_term(s),
         .epoch = su->fencing_epoch,
@@ -510,11 +510,11 @@ fill_batch(struct sender *s, struct tx_frame *tx)
     tx_begin(tx);
     if (b->newest_cut_no != 0)
         tx_header(s, tx,
-                  (struct frame){ .type = MSG_CUT_AGE,
+                  (struct frame){ .type = FRAME_CUT_AGE,
                                   .id = b->newest_cut_no,
                                   .term = now - b->newest_cut_ns });
     tx_header(s, tx,
-              (struct frame){ .type = MSG_BATCH,
+              (struct frame){ .type = FRAME_BATCH,
                               .body_len = (uint32_t)b->size,
                               .id = b->batch_no,
                               .term = lane_term(s) });
@@ -557,7 +557,7 @@ fill_sync(struct sender *s, struct tx_frame *tx)
     };
     tx_begin(tx);
     tx_header(s, tx,
-              (struct frame){ .type = MSG_SYNC_DATA,
+              (struct frame){ .type = FRAME_SYNC_DATA,
                               .body_len = SYNC_DATA_HDR_SIZE + m.stored_len,
                               .id = r->id,
                               .term = lane_term(s) });
@@ -750,7 +750,7 @@ sender_status_timer(struct io_timer *t)
     struct msg_lane_status m;
     uint8_t body[MSG_BODY_MAX];
     struct frame f = {
-        .type = MSG_LANE_STATUS,
+        .type = FRAME_LANE_STATUS,
         .lane = s->handle,
         .epoch = s->cfg.super.fencing_epoch,
     };
@@ -899,7 +899,7 @@ void
 sender_stop(struct sender *s, void (*stopped)(void *arg), void *arg)
 {
     struct frame f = {
-        .type = MSG_LANE_CLOSE,
+        .type = FRAME_LANE_CLOSE,
         .lane = s->handle,
         .epoch = s->cfg.super.fencing_epoch,
     };
