@@ -206,12 +206,12 @@ test_file_model(void **state)
 /* As on a disk of 4 KiB sectors: sub-sector requests at the same time share
  * sectors, and none is lost. */
 static void
-test_direct_sub_sector(void **state)
+sub_sector_in(const char *where)
 {
     enum {
         N = 64
     };
-    char *path = image(dir, "sub", DISK);
+    char *path = image(where, "sub", DISK);
     struct blkdev *d = open_file(path, FILEDEV_NONE, false);
     struct waiting w[N];
     uint8_t *bufs = malloc(N * 512), *all = io_mem_alloc(N * 512);
