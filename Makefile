@@ -5,7 +5,7 @@
 #   make help            the other targets
 #
 # Variables: V=1 shows commands; WERROR=1 makes warnings errors; CC=clang, SANITIZE=address,undefined|thread,
-# COVERAGE=1 and ANALYZE=1 each build in a directory of their own; CFLAGS, LDFLAGS, PREFIX, DESTDIR as usual.
+# COVERAGE=1, ANALYZE=1 and PLANTS=1 (faults the torture tests can switch on) each build in a directory of their own; CFLAGS, LDFLAGS, PREFIX, DESTDIR as usual.
 #
 # Sources are found by wildcard.  A room is common/, agent/<room>/, agent/ itself, or tui/ with all below it; each
 # becomes one archive, build/lib/<room>.a.
@@ -46,7 +46,7 @@ variant := fuzz
 else
 variant := $(if $(IS_CLANG),clang)
 variant += $(if $(findstring address,$(SANITIZE)),asan,$(if $(findstring thread,$(SANITIZE)),tsan,$(if $(SANITIZE),san)))
-variant += $(if $(COVERAGE),coverage) $(if $(ANALYZE),analyze)
+variant += $(if $(COVERAGE),coverage) $(if $(ANALYZE),analyze) $(if $(PLANTS),plants)
 endif
 B := build$(if $(strip $(variant)),/$(subst $(space),-,$(strip $(variant))))
 
@@ -92,7 +92,7 @@ endif
 PKGS := libcurl libcjson openssl libconfig libevent libevent_openssl libevent_pthreads sqlite3 liburing liblz4 libzstd \
   libxxhash ncursesw libssh2
 
-BASE_CFLAGS := -std=gnu11 -D_GNU_SOURCE -DHOLDFAST_VERSION='"$(VERSION)"' -I. -pthread
+BASE_CFLAGS := $(if $(PLANTS),-DHOLDFAST_PLANTS) -std=gnu11 -D_GNU_SOURCE -DHOLDFAST_VERSION='"$(VERSION)"' -I. -pthread
 # What a source may see and how strictly it is read depends on where it lies.
 room_flags = $(if $(filter common/% agent/%,$1),-Iagent -Wconversion)$(if $(filter tests/%,$1),-Iagent -Itests -Wno-unused-parameter)
 compile = $(CC) $(BASE_CFLAGS) $(WARN) $(call room_flags,$1) $(MODE_CFLAGS) $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
