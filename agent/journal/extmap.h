@@ -23,6 +23,8 @@ enum {
 #define EXT_OFF_MASK      (((uint64_t)1 << EXT_VOL_SHIFT) - 1)
 #define EXT_CHUNK_ZERO    UINT32_C(0xFFFFFFFF) /* reads as zeros */
 #define EXT_CHUNK_UNKNOWN UINT32_C(0xFFFFFFFE) /* reads fail with EIO */
+#define EXT_CHUNK_GAP     UINT32_C(0xFFFFFFFD) /* in no map or run: internal */
+#define EXT_CHUNK_MAX     UINT32_C(0xFFFFFF00) /* data lies below */
 
 struct ext_rec {
     uint64_t key; /* vol << 48 | off512 */

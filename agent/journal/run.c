@@ -217,7 +217,8 @@ rec_valid(const struct ext_rec *r)
         return false;
     if (!ext_has_data(r))
         return r->chunk_off512 == 0;
-    return range_ok(r->chunk_off512, r->len512, BATCH_CHUNK_RAW_MAX / 512);
+    return r->chunk < EXT_CHUNK_MAX &&
+           range_ok(r->chunk_off512, r->len512, BATCH_CHUNK_RAW_MAX / 512);
 }
 
 int

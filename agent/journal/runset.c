@@ -86,6 +86,12 @@ seg_find(const struct runset *rs, uint32_t no)
     return i < rs->n_segs && rs->segs[i].no == no ? &rs->segs[i] : NULL;
 }
 
+const struct seg_info *
+runset_segment(const struct runset *rs, uint32_t no)
+{
+    return seg_find(rs, no);
+}
+
 static bool
 seg_empty(const struct seg_info *s)
 {
@@ -378,6 +384,17 @@ runset_plan_build(struct runset *rs, struct build_plan *out)
     if (plan_l0(rs, out))
         return 1;
     return plan_merge(rs, out);
+}
+
+bool
+runset_build_due(struct runset *rs)
+{
+    struct build_plan p;
+
+    if (runset_plan_build(rs, &p) <= 0)
+        return false;
+    build_plan_release(&p);
+    return true;
 }
 
 void

@@ -89,6 +89,7 @@ int runset_add_segment(struct runset *rs, const struct seg_info *s);
 int runset_seal_segment(struct runset *rs, uint32_t no, uint64_t first_seq,
                         uint64_t last_seq);
 void runset_drop_segment(struct runset *rs, uint32_t no);
+const struct seg_info *runset_segment(const struct runset *rs, uint32_t no);
 int runset_add_run(struct runset *rs, const struct run_info *info);
 void runset_drop_run(struct runset *rs, const struct run_info *info);
 size_t runset_runs(const struct runset *rs, uint64_t *out_bytes);
@@ -102,6 +103,7 @@ struct build_plan {
     size_t n;
 };
 int runset_plan_build(struct runset *rs, struct build_plan *out);
+bool runset_build_due(struct runset *rs);
 void build_plan_release(struct build_plan *p);
 /* Execute on a worker. */
 int

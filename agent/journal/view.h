@@ -44,33 +44,39 @@ struct view_env { /* what views share; owned by jindex.c */
     struct jindex_ops ops;
 };
 
-/* Blocking part, on a worker: overlays created or opened, set taken over (one
- * reference; NULL: a based view). */
+/* Blocking part, on a worker: overlays are created or opened, set is taken over
+ * (NULL: a based view), also on failure. */
 int view_prepare(const struct view_env *env, const struct view_record *rec,
                  bool create, struct read_set *set, struct journal_view **out,
                  struct err *err);
+/* A view that could not be opened again: every request fails. */
+struct journal_view *
+view_new_broken(const struct view_env *env, const struct view_record *rec,
+                const struct err *why);
 void view_free(struct journal_view *v); /* idle; keeps the files */
 void view_remove_files(const struct view_env *env,
                        const struct view_record *rec); /* worker */
 
 /* Loop's thread. */
-const struct view_record *view_record(const struct journal_view *v);
+struct view_record *view_record(struct journal_view *v);
 struct list *view_link(struct journal_view *v);
 struct journal_view *view_of_link(struct list *l);
-struct read_set *view_set(struct journal_view *v);
-/* New requests use the other set from now on (a reference is taken over). */
+bool view_is_broken(const struct journal_view *v);
+/* New requests use the other set from now on (the reference is taken over);
+ * NULL: overlay and replica only. */
 void view_switch(struct journal_view *v, struct read_set *set);
-/* Based from now on: no set. */
-void view_set_base(struct journal_view *v, uint64_t base_seq);
-/* Reads fail with EIO from now on. */
+const struct read_set *view_set(const struct journal_view *v);
+/* Requests fail with EIO from now on; the first reason stays. */
 void view_break(struct journal_view *v, const struct err *why);
 uint64_t view_overlay_bytes(const struct journal_view *v);
-/* done() when no request is in flight. */
-void view_when_idle(struct journal_view *v, void (*done)(void *arg), void *arg);
+/* done(), later, when every request begun before this call has ended; flushes:
+ * and no flush is under way.  One at a time. */
+void view_drain(struct journal_view *v, bool flushes, void (*done)(void *arg),
+                void *arg);
 
 /* Copy what a group will change into the overlays where they hold nothing yet,
- * and flush them.  group: the records of the promotion, borrowed (a reference
- * is taken).  done(res): -ENOSPC, -EIO...: the view must break. */
+ * and flush them.  group: the records of the promotion (a reference is taken).
+ * done(res): -ENOSPC, -EIO...: the view must break. */
 void view_convert(struct journal_view *v, struct read_set *group,
                   void (*done)(void *arg, int res, const struct err *err),
                   void *arg);

@@ -1,0 +1,1563 @@
+/* The index half of a journal: see jindex.h.
+ *
+ * Everything here is on the loop's thread and hands work to the pool.  One run
+ * is built at a time, one promotion and one conversion go on at a time; views
+ * open and switch as they come.  ix->busy counts what must end before close.
+ */
+#include "journal/jindex.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/crc32c.h"
+#include "journal/promote.h"
+#include "journal/view.h"
+
+enum {
+    MERGE_FAN = 8,
+    FILES_MAX = 1 << 20,
+};
+#define BUILD_RETRY_NS (5 * NSEC_PER_SEC)
+
+struct builder {
+    bool running;
+    struct io_work work;
+    struct build_plan plan;
+    struct run_info built;
+    int res;
+    struct err err;
+    struct io_timer retry;
+};
+
+struct promoting {
+    bool active, started;
+    uint64_t to;
+    struct io_work work;
+    struct table_plan *plan;
+    size_t n_plan;
+    uint32_t hold;
+    struct read_set *set;
+    struct promotion *p;
+    size_t bad_next;
+    int res;
+    struct err err;
+    void (*done)(void *arg, int res, uint64_t bytes);
+    void *arg;
+};
+
+struct converting {
+    bool active;
+    uint64_t to;
+    struct io_work work;
+    struct table_plan *plan;
+    size_t n_plan;
+    uint32_t hold;
+    struct read_set *set;
+    struct journal_view *v; /* the one being converted */
+    struct view_record rec; /* as it is to be recorded */
+    int res;
+    struct err err;
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+struct flushing {
+    bool running;
+    struct io_work work;
+    struct list now, waiting; /* struct sync_waiter */
+    int res;
+    struct err err;
+};
+
+struct switching {          /* of a view to a shorter read set */
+    struct journal_view *v; /* NULL: none */
+    struct io_work work;
+    struct table_plan *plan;
+    size_t n_plan;
+    uint32_t hold;
+    uint64_t after, upto;
+    struct read_set *set;
+    int res;
+    struct err err;
+};
+
+struct view_open {
+    struct list link; /* jindex.opening */
+    struct jindex *ix;
+    bool loaded; /* of before the restart */
+    struct view_record rec;
+    struct io_work work;
+    struct table_plan *plan;
+    size_t n_plan;
+    uint32_t hold;
+    uint64_t after;
+    struct read_set *set;
+    struct journal_view *v;
+    int res;
+    struct err err;
+    void (*opened)(void *arg, struct journal_view *v, int res,
+                   const struct err *err);
+    void *arg;
+};
+
+struct view_discard {
+    struct list link; /* jindex.discarding, until nothing else uses the view */
+    struct jindex *ix;
+    struct journal_view *v;
+    struct view_record rec;
+    struct io_work work;
+    void (*closed)(void *arg);
+    void *arg;
+};
+
+struct starting {
+    struct io_work work;
+    struct err err;
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+/* In journal_sync_write.priv. */
+struct sync_job {
+    struct io_work work;
+    struct jindex *ix;
+    struct err *err;
+    int res;
+};
+
+struct jindex {
+    struct jindex_config cfg;
+    char *dir;
+    struct journal_volume vols[LANE_VOLUMES_MAX];
+    struct runset *rs;
+    struct replica *replica;
+    struct view_env env;
+    struct list views;
+    struct list opening;    /* struct view_open.link */
+    struct list syncs;      /* journal_sync_write.link, being written */
+    struct list sync_wait;  /* the same: overlap one being written */
+    struct list discarding; /* struct view_discard.link */
+    struct switching sw;
+    uint64_t promoted, fence;
+    bool started, closing;
+    unsigned busy;
+    struct builder build;
+    struct promoting prom;
+    struct converting conv;
+    struct flushing flush;
+    uint64_t promotions, promoted_bytes;
+    struct list loaded; /* struct loaded_view, until start */
+    struct starting start;
+    struct io_task tick;
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+struct loaded_view {
+    struct list link;
+    struct view_record rec;
+};
+
+/* A call of a completion that must not happen inside the request. */
+struct later {
+    struct io_task task;
+    void (*done)(void *arg, int res);
+    void *arg;
+    int res;
+};
+
+static void build_kick(struct jindex *ix);
+static void promote_go(struct jindex *ix);
+static void convert_go(struct jindex *ix);
+static void switch_views(struct jindex *ix);
+static void view_next_start(struct jindex *ix);
+static void discard_go(struct jindex *ix);
+
+static void
+run_later(struct io_task *t)
+{
+    struct later *l = container_of(t, struct later, task);
+
+    l->done(l->arg, l->res);
+    free(l);
+}
+
+static void
+later(struct jindex *ix, void (*done)(void *arg, int res), void *arg, int res)
+{
+    struct later *l = calloc(1, sizeof *l);
+
+    if (!l) {
+        done(arg, res);
+        return;
+    }
+    io_task_init(&l->task, run_later);
+    l->done = done;
+    l->arg = arg;
+    l->res = res;
+    io_defer(ix->cfg.loop, &l->task);
+}
+
+static void
+alert(struct jindex *ix, const struct err *err)
+{
+    ix->cfg.ops.alert(ix->cfg.ops.arg, err);
+}
+
+static void
+busy_end(struct jindex *ix)
+{
+    ix->busy--;
+    io_defer(ix->cfg.loop, &ix->tick);
+}
+
+/* --- life -------------------------------------------------------------------- */
+
+static void
+finish_close(struct jindex *ix)
+{
+    void (*closed)(void *arg) = ix->closed;
+    void *arg = ix->closed_arg;
+    struct list *l;
+
+    while ((l = list_pop_front(&ix->loaded)))
+        free(list_entry(l, struct loaded_view, link));
+    io_task_cancel(&ix->tick);
+    io_timer_stop(&ix->build.retry);
+    replica_close(ix->replica);
+    runset_free(ix->rs);
+    free(ix->dir);
+    free(ix);
+    closed(arg);
+}
+
+/* Something ended: is there more to do, or nothing left? */
+static void
+tick(struct io_task *t)
+{
+    struct jindex *ix = container_of(t, struct jindex, tick);
+    struct list *l;
+
+    if (!ix->closing) {
+        build_kick(ix);
+        return;
+    }
+    if (ix->busy > 0 || !list_empty(&ix->syncs))
+        return;
+    while ((l = list_pop_front(&ix->views)))
+        view_free(view_of_link(l));
+    if (!runset_idle(ix->rs))
+        return; /* the last read set's end comes back here */
+    finish_close(ix);
+}
+
+static void
+set_released(void *arg)
+{
+    struct jindex *ix = arg;
+
+    if (ix->closing)
+        io_defer(ix->cfg.loop, &ix->tick);
+    else
+        ix->cfg.ops.released(ix->cfg.ops.arg);
+}
+
+static void
+build_retry(struct io_timer *t)
+{
+    build_kick(container_of(t, struct jindex, build.retry));
+}
+
+int
+jindex_new(const struct jindex_config *cfg, struct jindex **out, struct err *err)
+{
+    struct jindex *ix = calloc(1, sizeof *ix);
+    struct runset_config rc = { .loop = cfg->loop,
+                                .dir = cfg->dir,
+                                .vpg = cfg->vpg,
+                                .lane = cfg->lane,
+                                .fan =
+                                    cfg->merge_fan ? cfg->merge_fan : MERGE_FAN,
+                                .seg = cfg->seg,
+                                .released = set_released,
+                                .arg = ix };
+    int res;
+
+    if (ix)
+        ix->dir = strdup(cfg->dir);
+    if (!ix || !ix->dir || runset_new(&rc, &ix->rs) < 0) {
+        if (ix)
+            free(ix->dir);
+        free(ix);
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for an index");
+    }
+    ix->cfg = *cfg;
+    ix->cfg.dir = ix->dir;
+    for (unsigned i = 0; i < cfg->n_volumes; i++)
+        ix->vols[i] = cfg->volumes[i];
+    ix->cfg.volumes = ix->vols;
+    list_init(&ix->views);
+    list_init(&ix->opening);
+    list_init(&ix->syncs);
+    list_init(&ix->sync_wait);
+    list_init(&ix->discarding);
+    list_init(&ix->loaded);
+    list_init(&ix->flush.now);
+    list_init(&ix->flush.waiting);
+    io_task_init(&ix->tick, tick);
+    io_timer_init(&ix->build.retry, cfg->loop, build_retry);
+    res = replica_open(cfg->loop, ix->dir, ix->vols, cfg->n_volumes,
+                       &ix->replica, err);
+    if (res < 0) {
+        runset_free(ix->rs);
+        free(ix->dir);
+        free(ix);
+        return res;
+    }
+    ix->env = (struct view_env){ .loop = cfg->loop,
+                                 .dir = ix->dir,
+                                 .replica = ix->replica,
+                                 .seg = cfg->seg,
+                                 .ops = cfg->ops };
+    *out = ix;
+    return 0;
+}
+
+int
+jindex_load_segment(struct jindex *ix, const struct seg_info *s)
+{
+    return runset_add_segment(ix->rs, s);
+}
+
+int
+jindex_load_run(struct jindex *ix, const struct run_info *info)
+{
+    return runset_add_run(ix->rs, info);
+}
+
+int
+jindex_load_view(struct jindex *ix, const struct view_record *v)
+{
+    struct loaded_view *lv = calloc(1, sizeof *lv);
+
+    if (!lv)
+        return -ENOMEM;
+    lv->rec = *v;
+    list_push_back(&ix->loaded, &lv->link);
+    return 0;
+}
+
+int
+jindex_load_bad(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len)
+{
+    return replica_mark_bad(ix->replica, vol, off, len);
+}
+
+void
+jindex_load_promoted(struct jindex *ix, uint64_t seq)
+{
+    ix->promoted = ix->fence = seq;
+}
+
+void
+jindex_close(struct jindex *ix, void (*done)(void *arg), void *arg)
+{
+    ix->closing = true;
+    ix->closed = done;
+    ix->closed_arg = arg;
+    io_timer_stop(&ix->build.retry);
+    io_defer(ix->cfg.loop, &ix->tick);
+}
+
+/* --- building runs --------------------------------------------------------------- */
+
+static void
+build_ended(struct jindex *ix)
+{
+    runset_unhold(ix->rs, ix->build.plan.header.info.first_seg);
+    build_plan_release(&ix->build.plan);
+    ix->build.running = false;
+    if (ix->build.res < 0 && !ix->closing)
+        io_timer_set(&ix->build.retry, BUILD_RETRY_NS);
+    busy_end(ix);
+    if (!ix->closing)
+        ix->cfg.ops.released(ix->cfg.ops.arg);
+}
+
+static void
+run_recorded(void *arg, int res)
+{
+    struct jindex *ix = arg;
+
+    if (res == 0)
+        res = runset_add_run(ix->rs, &ix->build.built);
+    ix->build.res = res;
+    build_ended(ix);
+}
+
+static void
+build_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, build.work);
+    struct jindex_record r = { .kind = JINDEX_RUN_ADD,
+                               .u.run = ix->build.built };
+
+    if (ix->build.res < 0 || ix->closing) {
+        if (ix->build.res < 0)
+            alert(ix, &ix->build.err);
+        build_ended(ix);
+        return;
+    }
+    ix->cfg.ops.record(ix->cfg.ops.arg, &r, run_recorded, ix);
+}
+
+static void
+build_run_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, build.work);
+    struct builder *b = &ix->build;
+
+    b->err = (struct err)ERR_INIT;
+    b->res = build_run(ix->cfg.loop, ix->dir, &ix->cfg.seg, &b->plan, &b->built,
+                       &b->err);
+}
+
+static void
+build_kick(struct jindex *ix)
+{
+    struct builder *b = &ix->build;
+
+    if (!ix->started || ix->closing || b->running || io_timer_armed(&b->retry))
+        return;
+    if (runset_plan_build(ix->rs, &b->plan) <= 0)
+        return;
+    if (runset_hold(ix->rs, b->plan.header.info.first_seg) < 0) {
+        build_plan_release(&b->plan);
+        return;
+    }
+    b->running = true;
+    b->work.run = build_run_job;
+    b->work.done = build_done;
+    ix->busy++;
+    io_work_submit(ix->cfg.loop, &b->work);
+}
+
+int
+jindex_segment_opened(struct jindex *ix, uint32_t no, uint64_t first_seq)
+{
+    struct seg_info s = { .no = no,
+                          .first_seq = first_seq,
+                          .last_seq = UINT64_MAX };
+
+    return runset_add_segment(ix->rs, &s);
+}
+
+void
+jindex_segment_sealed(struct jindex *ix, uint32_t no, uint64_t first_seq,
+                      uint64_t last_seq)
+{
+    (void)runset_seal_segment(ix->rs, no, first_seq, last_seq);
+    io_defer(ix->cfg.loop, &ix->tick);
+}
+
+bool
+jindex_segment_free(const struct jindex *ix, uint32_t no)
+{
+    const struct seg_info *s = runset_segment(ix->rs, no);
+
+    return s && s->sealed &&
+           (s->first_seq > s->last_seq || s->last_seq <= ix->promoted) &&
+           !runset_segment_used(ix->rs, no);
+}
+
+void
+jindex_drop_segment(struct jindex *ix, uint32_t no)
+{
+    runset_drop_segment(ix->rs, no);
+}
+
+size_t
+jindex_dead_runs(const struct jindex *ix, struct run_info *out, size_t max)
+{
+    const struct run_info *r;
+    size_t n = 0;
+
+    for (size_t i = 0; n < max && (r = runset_run(ix->rs, i)); i++)
+        if (r->last_seq <= ix->promoted &&
+            !runset_segment_used(ix->rs, r->first_seg))
+            out[n++] = *r;
+    return n;
+}
+
+void
+jindex_delete_run(struct jindex *ix, const struct run_info *info)
+{
+    char name[RUN_NAME_MAX], path[ERR_MSG_MAX / 2];
+
+    runset_drop_run(ix->rs, info);
+    run_name(info, name);
+    if (snprintf(path, sizeof path, "%s/%s", ix->dir, name) < (int)sizeof path)
+        (void)io_unlink(ix->cfg.loop, path); /* else removed at next start */
+}
+
+/* --- read sets for jobs -------------------------------------------------------------- */
+
+/* Plan (after, upto] and keep its segments for a job. */
+static int
+plan_set(struct jindex *ix, uint64_t after, uint64_t upto,
+         struct table_plan **out, size_t *out_n, uint32_t *out_hold)
+{
+    int rc = runset_cover(ix->rs, after, upto, out, out_n);
+
+    if (rc < 0)
+        return rc;
+    *out_hold = UINT32_MAX;
+    for (size_t i = 0; i < *out_n; i++)
+        *out_hold = MIN(*out_hold, (*out)[i].seg);
+    rc = runset_hold(ix->rs, *out_hold);
+    if (rc < 0) {
+        table_plans_free(*out, *out_n);
+        *out = NULL;
+    }
+    return rc;
+}
+
+/* --- promotion --------------------------------------------------------------------- */
+
+static void
+promote_end(struct jindex *ix, int res)
+{
+    struct promoting *pr = &ix->prom;
+    uint64_t bytes = pr->p ? promotion_bytes(pr->p) : 0;
+
+    promotion_free(pr->p);
+    read_set_unref(pr->set);
+    pr->p = NULL;
+    pr->set = NULL;
+    pr->active = pr->started = false;
+    if (res == 0) {
+        ix->promotions++;
+        ix->promoted_bytes += bytes;
+    } else if (pr->err.num < 0) {
+        struct err e;
+
+        err_set(&e, res, ERR_JNL_0059, "promotion to %" PRIu64 " stopped: %s",
+                pr->to, pr->err.msg);
+        alert(ix, &e);
+    }
+    busy_end(ix);
+    pr->done(pr->arg, res, bytes);
+}
+
+static void
+bad_recorded(void *arg, int res)
+{
+    struct jindex *ix = arg;
+    struct promoting *pr = &ix->prom;
+    struct jindex_record r = { .kind = JINDEX_BAD };
+    const struct ext_rec *bad;
+    size_t n;
+
+    bad = promotion_bad(pr->p, &n);
+    if (res < 0 || pr->bad_next == n) {
+        promote_end(ix, res);
+        return;
+    }
+    bad += pr->bad_next++;
+    r.u.bad.vol = (uint16_t)(bad->key >> EXT_VOL_SHIFT);
+    r.u.bad.off = (bad->key & EXT_OFF_MASK) * 512;
+    r.u.bad.len = (uint64_t)bad->len512 * 512;
+    res = replica_mark_bad(ix->replica, r.u.bad.vol, r.u.bad.off, r.u.bad.len);
+    if (res < 0)
+        promote_end(ix, res);
+    else
+        ix->cfg.ops.record(ix->cfg.ops.arg, &r, bad_recorded, ix);
+}
+
+static void
+promote_step_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, prom.work);
+    struct promoting *pr = &ix->prom;
+
+    pr->res = 0;
+    if (!pr->p) {
+        struct read_set *set = NULL;
+
+        pr->res = read_set_build(runset_config(ix->rs), ix->promoted, pr->to,
+                                 pr->plan, pr->n_plan, &set, &pr->err);
+        if (pr->res == 0) {
+            pr->set = set;
+            pr->res = promotion_new(set, &ix->cfg.seg, ix->replica, &pr->p);
+        }
+        if (pr->res == 0)
+            pr->res = 1;
+        return;
+    }
+    pr->res = promotion_step(pr->p, &pr->err);
+}
+
+static void
+promote_step_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, prom.work);
+    struct promoting *pr = &ix->prom;
+
+    if (!pr->started) {
+        pr->started = true;
+        if (pr->set)
+            read_set_register(pr->set, ix->rs);
+        runset_unhold(ix->rs, pr->hold);
+        table_plans_free(pr->plan, pr->n_plan);
+        pr->plan = NULL;
+    }
+    if (pr->res > 0 && ix->closing)
+        pr->res = -ECANCELED;
+    if (pr->res > 0)
+        io_work_submit(ix->cfg.loop, &pr->work);
+    else if (pr->res < 0)
+        promote_end(ix, pr->res);
+    else
+        bad_recorded(ix, 0);
+}
+
+/* Straight writes below the target end first (datapath.md 5.2). */
+static void
+promote_go(struct jindex *ix)
+{
+    struct promoting *pr = &ix->prom;
+    struct list *l;
+    int rc;
+
+    if (!pr->active || pr->plan || pr->started)
+        return;
+    list_for_each (l, &ix->syncs)
+        if (list_entry(l, struct journal_sync_write, link)->after_seq < pr->to)
+            return;
+    rc = plan_set(ix, ix->promoted, pr->to, &pr->plan, &pr->n_plan, &pr->hold);
+    if (rc < 0) {
+        promote_end(ix, rc);
+        return;
+    }
+    pr->work.run = promote_step_job;
+    pr->work.done = promote_step_done;
+    io_work_submit(ix->cfg.loop, &pr->work);
+}
+
+static void
+promote_start(void *arg, int res)
+{
+    UNUSED(res);
+    promote_go(arg);
+}
+
+void
+jindex_promote(struct jindex *ix, uint64_t to_seq,
+               void (*done)(void *arg, int res, uint64_t bytes), void *arg)
+{
+    struct promoting *pr = &ix->prom;
+
+    assert(!pr->active && !ix->closing);
+    *pr = (struct promoting){
+        .active = true, .to = to_seq, .done = done, .arg = arg
+    };
+    pr->err = (struct err)ERR_INIT;
+    /* From here on older straight writes are refused, also when this fails: the
+     * replica may hold some of it. */
+    ix->fence = MAX(ix->fence, to_seq);
+    ix->busy++;
+    later(ix, promote_start, ix, 0);
+}
+
+void
+jindex_promoted(struct jindex *ix, uint64_t seq)
+{
+    ix->promoted = MAX(ix->promoted, seq);
+    ix->fence = MAX(ix->fence, seq);
+    switch_views(ix);
+}
+
+/* --- conversion of views ------------------------------------------------------------- */
+
+uint64_t
+jindex_lowest_pin(const struct jindex *ix)
+{
+    uint64_t low = UINT64_MAX;
+    struct list *l;
+
+    list_for_each (l, &ix->views) {
+        struct journal_view *v = view_of_link(l);
+        const struct view_record *rec = view_record(v);
+
+        if (!view_is_broken(v) && rec->base_seq == 0)
+            low = MIN(low, rec->point.seq);
+    }
+    list_for_each (l, &ix->opening) {
+        const struct view_open *vo = list_entry(l, struct view_open, link);
+
+        if (vo->rec.base_seq == 0)
+            low = MIN(low, vo->rec.point.seq);
+    }
+    return low;
+}
+
+static bool
+being_discarded(const struct jindex *ix, const struct journal_view *v)
+{
+    struct list *l;
+
+    list_for_each (l, &ix->discarding)
+        if (list_entry(l, struct view_discard, link)->v == v)
+            return true;
+    return false;
+}
+
+static struct journal_view *
+next_to_convert(const struct jindex *ix)
+{
+    struct list *l;
+
+    list_for_each (l, &ix->views) {
+        struct journal_view *v = view_of_link(l);
+        const struct view_record *rec = view_record(v);
+
+        if (!view_is_broken(v) && rec->point.seq < ix->conv.to &&
+            rec->base_seq < ix->conv.to && !being_discarded(ix, v))
+            return v;
+    }
+    return NULL;
+}
+
+static void
+convert_end(struct jindex *ix, int res)
+{
+    struct converting *cv = &ix->conv;
+
+    if (res < 0 && cv->err.num < 0)
+        alert(ix, &cv->err);
+    read_set_unref(cv->set);
+    cv->set = NULL;
+    cv->active = false;
+    busy_end(ix);
+    cv->done(cv->arg, res);
+}
+
+static void
+convert_break(struct jindex *ix, const struct err *why)
+{
+    struct journal_view *v = ix->conv.v;
+
+    view_break(v, why);
+    view_switch(v, NULL);
+    ix->conv.v = NULL;
+    discard_go(ix);
+    convert_go(ix);
+}
+
+static void
+convert_drained(void *arg)
+{
+    struct jindex *ix = arg;
+
+    ix->conv.v = NULL;
+    discard_go(ix);
+    convert_go(ix);
+}
+
+static void
+base_recorded(void *arg, int res)
+{
+    struct jindex *ix = arg;
+    struct converting *cv = &ix->conv;
+
+    if (res < 0) {
+        struct err e;
+
+        err_set(&e, res, ERR_JNL_0056, "its conversion cannot be recorded: %s",
+                err_errno(res));
+        convert_break(ix, &e);
+        return;
+    }
+    view_record(cv->v)->base_seq = cv->to;
+    view_switch(cv->v, NULL);
+    /* What was begun on the old set may still read the replica below runs that
+     * do not cover what is about to change. */
+    view_drain(cv->v, false, convert_drained, ix);
+}
+
+static void
+view_converted(void *arg, int res, const struct err *err)
+{
+    struct jindex *ix = arg;
+    struct converting *cv = &ix->conv;
+    struct jindex_record r = { .kind = JINDEX_VIEW_BASE, .u.view = &cv->rec };
+
+    if (res < 0) {
+        convert_break(ix, err);
+        return;
+    }
+    cv->rec = *view_record(cv->v);
+    cv->rec.base_seq = cv->to;
+    ix->cfg.ops.record(ix->cfg.ops.arg, &r, base_recorded, ix);
+}
+
+static void
+convert_set_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, conv.work);
+    struct converting *cv = &ix->conv;
+
+    cv->res = read_set_build(runset_config(ix->rs), ix->promoted, cv->to,
+                             cv->plan, cv->n_plan, &cv->set, &cv->err);
+}
+
+static void
+convert_set_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, conv.work);
+    struct converting *cv = &ix->conv;
+
+    runset_unhold(ix->rs, cv->hold);
+    table_plans_free(cv->plan, cv->n_plan);
+    cv->plan = NULL;
+    if (cv->res == 0)
+        read_set_register(cv->set, ix->rs);
+    if (cv->res < 0)
+        convert_end(ix, cv->res);
+    else
+        convert_go(ix);
+}
+
+static void
+convert_go(struct jindex *ix)
+{
+    struct converting *cv = &ix->conv;
+    int rc;
+
+    if (!cv->active || cv->v || cv->plan || !list_empty(&ix->opening))
+        return;
+    cv->v = next_to_convert(ix);
+    if (!cv->v || ix->closing) {
+        cv->v = NULL;
+        convert_end(ix, ix->closing ? -ECANCELED : 0);
+        return;
+    }
+    if (cv->set) {
+        view_convert(cv->v, cv->set, view_converted, ix);
+        return;
+    }
+    cv->v = NULL;
+    rc = plan_set(ix, ix->promoted, cv->to, &cv->plan, &cv->n_plan, &cv->hold);
+    if (rc < 0) {
+        convert_end(ix, rc);
+        return;
+    }
+    cv->work.run = convert_set_job;
+    cv->work.done = convert_set_done;
+    io_work_submit(ix->cfg.loop, &cv->work);
+}
+
+static void
+convert_start(void *arg, int res)
+{
+    UNUSED(res);
+    convert_go(arg);
+}
+
+void
+jindex_convert(struct jindex *ix, uint64_t to_seq,
+               void (*done)(void *arg, int res), void *arg)
+{
+    assert(!ix->conv.active && !ix->closing);
+    ix->conv = (struct converting){
+        .active = true, .to = to_seq, .done = done, .arg = arg
+    };
+    ix->conv.err = (struct err)ERR_INIT;
+    ix->fence = MAX(ix->fence, to_seq); /* no view opens below it any more */
+    ix->busy++;
+    later(ix, convert_start, ix, 0);
+}
+
+/* --- views move to shorter sets --------------------------------------------------------- */
+
+static struct journal_view *
+next_to_switch(const struct jindex *ix)
+{
+    struct list *l;
+
+    list_for_each (l, &ix->views) {
+        struct journal_view *v = view_of_link(l);
+        const struct read_set *set = view_set(v);
+
+        if (set && set->after_seq < ix->promoted &&
+            set->upto_seq >= ix->promoted && !being_discarded(ix, v))
+            return v;
+    }
+    return NULL;
+}
+
+static void
+switch_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, sw.work);
+    struct switching *sw = &ix->sw;
+
+    sw->res = read_set_build(runset_config(ix->rs), sw->after, sw->upto,
+                             sw->plan, sw->n_plan, &sw->set, &sw->err);
+}
+
+static void
+switch_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, sw.work);
+    struct switching *sw = &ix->sw;
+    struct journal_view *v = sw->v;
+
+    runset_unhold(ix->rs, sw->hold);
+    table_plans_free(sw->plan, sw->n_plan);
+    sw->v = NULL;
+    if (sw->res < 0) {
+        /* The old set stays in use and keeps its segments. */
+        alert(ix, &sw->err);
+    } else {
+        read_set_register(sw->set, ix->rs);
+        if (view_set(v))
+            view_switch(v, sw->set);
+        else
+            read_set_unref(sw->set); /* based meanwhile */
+        switch_views(ix);
+    }
+    discard_go(ix);
+    busy_end(ix);
+}
+
+static void
+switch_views(struct jindex *ix)
+{
+    struct switching *sw = &ix->sw;
+
+    if (sw->v || ix->closing)
+        return;
+    sw->v = next_to_switch(ix);
+    if (!sw->v)
+        return;
+    sw->after = ix->promoted;
+    sw->upto = view_set(sw->v)->upto_seq;
+    sw->set = NULL;
+    sw->err = (struct err)ERR_INIT;
+    if (plan_set(ix, sw->after, sw->upto, &sw->plan, &sw->n_plan, &sw->hold) <
+        0) {
+        sw->v = NULL; /* tried again after the next promotion */
+        return;
+    }
+    sw->work.run = switch_job;
+    sw->work.done = switch_done;
+    ix->busy++;
+    io_work_submit(ix->cfg.loop, &sw->work);
+}
+
+/* --- straight writes --------------------------------------------------------------------- */
+
+static struct sync_job *
+sync_job(struct journal_sync_write *w)
+{
+    _Static_assert(sizeof(struct sync_job) <= sizeof w->priv, "priv");
+    return (struct sync_job *)(void *)w->priv;
+}
+
+static struct journal_sync_write *
+sync_of_work(struct io_work *work)
+{
+    struct sync_job *sj = container_of(work, struct sync_job, work);
+
+    return container_of((void *)sj, struct journal_sync_write, priv);
+}
+
+static void
+sync_run(struct io_work *work)
+{
+    struct journal_sync_write *w = sync_of_work(work);
+    struct sync_job *sj = sync_job(w);
+    struct err err = ERR_INIT;
+
+    if (w->buf && crc32c(0, w->buf, w->len) != w->crc) {
+        sj->res =
+            err_set(&err, -EBADMSG, ERR_JNL_0057,
+                    "volume %u: a straight write of %" PRIu64
+                    " bytes at offset %" PRIu64 " does not match its checksum",
+                    w->vol, w->len, w->off);
+    } else {
+        sj->res = replica_write(sj->ix->replica, w->vol, w->buf, w->len, w->off,
+                                &err);
+    }
+    if (sj->res < 0) {
+        sj->err = malloc(sizeof err);
+        if (sj->err)
+            *sj->err = err;
+    }
+}
+
+static void sync_start(struct jindex *ix, struct journal_sync_write *w);
+
+static bool
+sync_overlaps(const struct jindex *ix, const struct journal_sync_write *w)
+{
+    struct list *l;
+
+    list_for_each (l, &ix->syncs) {
+        const struct journal_sync_write *o =
+            list_entry(l, struct journal_sync_write, link);
+
+        if (o->vol == w->vol && o->off < w->off + w->len &&
+            w->off < o->off + o->len)
+            return true;
+    }
+    return false;
+}
+
+static void
+sync_done(struct io_work *work)
+{
+    struct journal_sync_write *w = sync_of_work(work), *o;
+    struct sync_job *sj = sync_job(w);
+    struct jindex *ix = sj->ix;
+    struct list *l, again;
+    int res = sj->res;
+
+    if (sj->err)
+        alert(ix, sj->err);
+    free(sj->err);
+    list_del(&w->link);
+    list_init(&again);
+    list_splice_back(&again, &ix->sync_wait);
+    while ((l = list_pop_front(&again))) {
+        o = list_entry(l, struct journal_sync_write, link);
+        sync_start(ix, o);
+    }
+    promote_go(ix);
+    if (ix->closing)
+        io_defer(ix->cfg.loop, &ix->tick);
+    w->done(w, res);
+}
+
+static void
+sync_start(struct jindex *ix, struct journal_sync_write *w)
+{
+    struct sync_job *sj = sync_job(w);
+
+    if (ix->fence > w->after_seq) {
+        w->done(w, -EAGAIN);
+        return;
+    }
+    if (sync_overlaps(ix, w)) {
+        list_push_back(&ix->sync_wait, &w->link);
+        return;
+    }
+    list_push_back(&ix->syncs, &w->link);
+    sj->work.run = sync_run;
+    sj->work.done = sync_done;
+    io_work_submit(ix->cfg.loop, &sj->work);
+}
+
+static void
+sync_begin(void *arg, int res)
+{
+    struct journal_sync_write *w = arg;
+    struct jindex *ix = sync_job(w)->ix;
+
+    if (res < 0) {
+        w->done(w, res);
+    } else {
+        sync_start(ix, w);
+    }
+    busy_end(ix);
+}
+
+void
+jindex_sync_write(struct jindex *ix, struct journal_sync_write *w)
+{
+    struct sync_job *sj = sync_job(w);
+    uint64_t size = replica_volume_size(ix->replica, w->vol);
+    int res = 0;
+
+    *sj = (struct sync_job){ .ix = ix };
+    list_init(&w->link);
+    if (w->len == 0 || w->len % 512 != 0 || w->off % 512 != 0 ||
+        !range_ok(w->off, w->len, size))
+        res = -EINVAL;
+    else if (ix->fence > w->after_seq)
+        res = -EAGAIN;
+    if (res == 0 && !sync_overlaps(ix, w) && list_empty(&ix->sync_wait)) {
+        sync_start(ix, w);
+        return;
+    }
+    ix->busy++;
+    later(ix, sync_begin, w, res);
+}
+
+struct sync_waiter {
+    struct list link;
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+static void
+replica_sync_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, flush.work);
+
+    ix->flush.err = (struct err)ERR_INIT;
+    ix->flush.res = replica_sync(ix->replica, &ix->flush.err);
+}
+
+static void sync_flush_go(struct jindex *ix);
+
+static void
+replica_sync_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, flush.work);
+    int res = ix->flush.res;
+    struct list now, *l;
+
+    ix->flush.running = false;
+    if (res < 0)
+        alert(ix, &ix->flush.err);
+    list_init(&now);
+    list_splice_back(&now, &ix->flush.now);
+    sync_flush_go(ix);
+    while ((l = list_pop_front(&now))) {
+        struct sync_waiter *sw = list_entry(l, struct sync_waiter, link);
+
+        sw->done(sw->arg, res);
+        free(sw);
+    }
+    busy_end(ix);
+}
+
+static void
+sync_flush_go(struct jindex *ix)
+{
+    if (ix->flush.running || list_empty(&ix->flush.waiting))
+        return;
+    list_splice_back(&ix->flush.now, &ix->flush.waiting);
+    ix->flush.running = true;
+    ix->flush.work.run = replica_sync_job;
+    ix->flush.work.done = replica_sync_done;
+    ix->busy++;
+    io_work_submit(ix->cfg.loop, &ix->flush.work);
+}
+
+void
+jindex_sync_flush(struct jindex *ix, void (*done)(void *arg, int res), void *arg)
+{
+    struct sync_waiter *sw = calloc(1, sizeof *sw);
+
+    if (!sw) {
+        later(ix, done, arg, -ENOMEM);
+        return;
+    }
+    sw->done = done;
+    sw->arg = arg;
+    list_push_back(&ix->flush.waiting, &sw->link);
+    sync_flush_go(ix);
+}
+
+/* --- views open ----------------------------------------------------------------------------- */
+
+static void
+open_end(struct view_open *vo)
+{
+    struct jindex *ix = vo->ix;
+
+    list_del(&vo->link);
+    if (vo->v)
+        list_push_back(&ix->views, view_link(vo->v));
+    switch_views(ix);
+    convert_go(ix);
+    busy_end(ix);
+    vo->opened(vo->arg, vo->v, vo->res, &vo->err);
+    free(vo);
+}
+
+static void
+pin_recorded(void *arg, int res)
+{
+    struct view_open *vo = arg;
+
+    if (res < 0) {
+        vo->res = err_set(&vo->err, res, ERR_JNL_0060,
+                          "the view cannot be recorded: %s", err_errno(res));
+        view_free(vo->v);
+        vo->v = NULL;
+        view_remove_files(&vo->ix->env, &vo->rec);
+    }
+    open_end(vo);
+}
+
+static void
+open_job(struct io_work *w)
+{
+    struct view_open *vo = container_of(w, struct view_open, work);
+    const struct runset_config *rc = runset_config(vo->ix->rs);
+
+    if (vo->rec.base_seq == 0)
+        vo->res = read_set_build(rc, vo->after, vo->rec.point.seq, vo->plan,
+                                 vo->n_plan, &vo->set, &vo->err);
+    if (vo->res == 0)
+        vo->res = view_prepare(&vo->ix->env, &vo->rec, !vo->loaded,
+                               vo->set ? read_set_ref(vo->set) : NULL, &vo->v,
+                               &vo->err);
+}
+
+static void
+open_done(struct io_work *w)
+{
+    struct view_open *vo = container_of(w, struct view_open, work);
+    struct jindex *ix = vo->ix;
+    struct jindex_record r = { .kind = JINDEX_PIN_ADD, .u.view = &vo->rec };
+
+    runset_unhold(ix->rs, vo->hold);
+    table_plans_free(vo->plan, vo->n_plan);
+    if (vo->set) {
+        read_set_register(vo->set, ix->rs);
+        read_set_unref(vo->set);
+    }
+    if (vo->res < 0 && vo->loaded)
+        vo->v = view_new_broken(&ix->env, &vo->rec, &vo->err);
+    if (vo->res < 0 || vo->loaded)
+        open_end(vo);
+    else
+        ix->cfg.ops.record(ix->cfg.ops.arg, &r, pin_recorded, vo);
+}
+
+static void
+open_refused(void *arg, int res)
+{
+    struct view_open *vo = arg;
+
+    UNUSED(res);
+    if (vo->loaded)
+        vo->v = view_new_broken(&vo->ix->env, &vo->rec, &vo->err);
+    open_end(vo);
+}
+
+static bool
+view_known(const struct jindex *ix, const struct view_id *id)
+{
+    struct list *l;
+
+    list_for_each (l, &ix->views)
+        if (uuid_equal(&view_record(view_of_link(l))->cfg.id.u, &id->u))
+            return true;
+    list_for_each (l, &ix->opening)
+        if (uuid_equal(&list_entry(l, struct view_open, link)->rec.cfg.id.u,
+                       &id->u))
+            return true;
+    return false;
+}
+
+static int
+open_check(struct jindex *ix, struct view_open *vo)
+{
+    struct journal_view_config *c = &vo->rec.cfg;
+    uint64_t seq = vo->rec.point.seq;
+    char id[UUID_TEXT_SIZE];
+
+    uuid_format(&c->id.u, id);
+    if (ix->closing)
+        return err_set(&vo->err, -ECANCELED, ERR_JNL_0060,
+                       "view %s: the journal is closing", id);
+    if (view_known(ix, &c->id))
+        return err_set(&vo->err, -EEXIST, ERR_JNL_0060,
+                       "view %s is open already", id);
+    if (vo->rec.base_seq ? vo->rec.base_seq < ix->promoted
+                         : seq < (vo->loaded ? ix->promoted : ix->fence))
+        return err_set(&vo->err, -ENOENT, ERR_JNL_0060,
+                       "view %s: position %" PRIu64
+                       " is no longer in the journal",
+                       id, seq);
+    if (c->n_vols == 0)
+        for (unsigned i = 0; i < ix->cfg.n_volumes; i++)
+            c->vols[c->n_vols++] = ix->vols[i].vol;
+    for (unsigned i = 0; i < c->n_vols; i++)
+        if (c->n_vols > LANE_VOLUMES_MAX ||
+            replica_volume_size(ix->replica, c->vols[i]) == 0)
+            return err_set(&vo->err, -EINVAL, ERR_JNL_0060,
+                           "view %s: there is no volume %u", id, c->vols[i]);
+    return 0;
+}
+
+static void
+open_begin(struct jindex *ix, struct view_open *vo)
+{
+    ix->busy++;
+    vo->ix = ix;
+    vo->hold = UINT32_MAX;
+    vo->after = ix->promoted;
+    vo->res = open_check(ix, vo);
+    list_push_back(&ix->opening, &vo->link);
+    if (vo->res == 0) {
+        vo->res = plan_set(ix, vo->after,
+                           vo->rec.base_seq ? vo->after : vo->rec.point.seq,
+                           &vo->plan, &vo->n_plan, &vo->hold);
+        if (vo->res < 0)
+            err_set(&vo->err, vo->res, ERR_JNL_0060,
+                    "the view cannot be planned: %s", err_errno(vo->res));
+    }
+    if (vo->res < 0) {
+        later(ix, open_refused, vo, vo->res);
+        return;
+    }
+    vo->work.run = open_job;
+    vo->work.done = open_done;
+    io_work_submit(ix->cfg.loop, &vo->work);
+}
+
+void
+jindex_view_open(struct jindex *ix, const struct journal_view_config *cfg,
+                 const struct journal_point *point,
+                 void (*opened)(void *arg, struct journal_view *v, int res,
+                                const struct err *err),
+                 void *arg)
+{
+    struct view_open *vo = calloc(1, sizeof *vo);
+
+    if (!vo) {
+        struct err err = ERR_INIT;
+
+        err_set(&err, -ENOMEM, ERR_GEN_0002, "no memory for a view");
+        opened(arg, NULL, -ENOMEM, &err);
+        return;
+    }
+    vo->rec.cfg = *cfg;
+    vo->rec.point = *point;
+    vo->opened = opened;
+    vo->arg = arg;
+    open_begin(ix, vo);
+}
+
+size_t
+jindex_views(struct jindex *ix, struct journal_view **out, size_t max)
+{
+    struct list *l;
+    size_t n = 0;
+
+    list_for_each (l, &ix->views) {
+        if (n == max)
+            break;
+        out[n++] = view_of_link(l);
+    }
+    return n;
+}
+
+/* --- and go ------------------------------------------------------------------------------------ */
+
+static void
+remove_files_job(struct io_work *w)
+{
+    struct view_discard *vd = container_of(w, struct view_discard, work);
+
+    view_remove_files(&vd->ix->env, &vd->rec);
+}
+
+static void
+remove_files_done(struct io_work *w)
+{
+    struct view_discard *vd = container_of(w, struct view_discard, work);
+
+    busy_end(vd->ix);
+    vd->closed(vd->arg);
+    free(vd);
+}
+
+static void
+pin_removed(void *arg, int res)
+{
+    struct view_discard *vd = arg;
+
+    /* Not recorded: it comes back after a restart and can be discarded then. */
+    if (res < 0) {
+        struct err e;
+
+        err_set(&e, res, ERR_JNL_0060,
+                "the end of a view cannot be recorded: %s", err_errno(res));
+        alert(vd->ix, &e);
+    }
+    view_free(vd->v);
+    vd->work.run = remove_files_job;
+    vd->work.done = remove_files_done;
+    io_work_submit(vd->ix->cfg.loop, &vd->work);
+}
+
+static void
+discard_drained(void *arg)
+{
+    struct view_discard *vd = arg;
+    struct jindex_record r = { .kind = JINDEX_PIN_DEL, .u.view = &vd->rec };
+
+    vd->ix->cfg.ops.record(vd->ix->cfg.ops.arg, &r, pin_removed, vd);
+}
+
+/* Those that neither a conversion nor a switch is at work on. */
+static void
+discard_go(struct jindex *ix)
+{
+    struct list *l, *tmp;
+
+    list_for_each_safe (l, tmp, &ix->discarding) {
+        struct view_discard *vd = list_entry(l, struct view_discard, link);
+
+        if (vd->v == ix->conv.v || vd->v == ix->sw.v)
+            continue;
+        list_del(l);
+        list_del(view_link(vd->v));
+        view_drain(vd->v, true, discard_drained, vd);
+    }
+}
+
+void
+jindex_view_discard(struct jindex *ix, struct journal_view *v,
+                    void (*closed)(void *arg), void *arg)
+{
+    struct view_discard *vd = calloc(1, sizeof *vd);
+
+    if (!vd) {
+        struct err e;
+
+        err_set(&e, -ENOMEM, ERR_GEN_0002, "no memory to discard a view");
+        alert(ix, &e);
+        closed(arg);
+        return;
+    }
+    *vd = (struct view_discard){
+        .ix = ix, .v = v, .rec = *view_record(v), .closed = closed, .arg = arg
+    };
+    ix->busy++;
+    list_push_back(&ix->discarding, &vd->link);
+    discard_go(ix);
+}
+
+/* --- start --------------------------------------------------------------------------------------- */
+
+static bool
+name_known(const struct jindex *ix, const char *name)
+{
+    struct run_info want = { .level = 0 };
+    const struct run_info *r;
+    struct list *l;
+    char id[UUID_TEXT_SIZE];
+
+    if (strncmp(name, "run.", 4) == 0) {
+        if (run_name_parse(name, &want.level, &want.first_seg) < 0)
+            return false;
+        for (size_t i = 0; (r = runset_run(ix->rs, i)); i++)
+            if (r->level == want.level && r->first_seg == want.first_seg)
+                return true;
+        return false;
+    }
+    if (strncmp(name, "view.", 5) != 0)
+        return true; /* none of ours */
+    list_for_each (l, &ix->loaded) {
+        uuid_format(&list_entry(l, struct loaded_view, link)->rec.cfg.id.u, id);
+        if (strncmp(name + 5, id, strlen(id)) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* What a crash left between the making of a file and its record. */
+static void
+clean_job(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, start.work);
+    char path[ERR_MSG_MAX / 2], **names;
+    size_t n;
+
+    if (io_list_dir(ix->cfg.loop, ix->dir, FILES_MAX, &names, &n,
+                    &ix->start.err) < 0)
+        return;
+    for (size_t i = 0; i < n; i++)
+        if (!name_known(ix, names[i]) &&
+            snprintf(path, sizeof path, "%s/%s", ix->dir, names[i]) <
+                (int)sizeof path)
+            (void)io_unlink(ix->cfg.loop, path); /* tried again next time */
+    io_list_free(names, n);
+}
+
+static void
+loaded_opened(void *arg, struct journal_view *v, int res, const struct err *err)
+{
+    UNUSED(v);
+    UNUSED(res);
+    UNUSED(err);
+    view_next_start(arg);
+}
+
+static void
+view_next_start(struct jindex *ix)
+{
+    struct list *l = list_pop_front(&ix->loaded);
+    struct view_open *vo;
+
+    if (!l) {
+        ix->started = true;
+        build_kick(ix);
+        ix->start.done(ix->start.arg, 0);
+        busy_end(ix);
+        return;
+    }
+    vo = calloc(1, sizeof *vo);
+    if (!vo) {
+        free(list_entry(l, struct loaded_view, link));
+        ix->start.done(ix->start.arg, -ENOMEM);
+        busy_end(ix);
+        return;
+    }
+    vo->loaded = true;
+    vo->rec = list_entry(l, struct loaded_view, link)->rec;
+    free(list_entry(l, struct loaded_view, link));
+    vo->opened = loaded_opened;
+    vo->arg = ix;
+    open_begin(ix, vo);
+}
+
+static void
+clean_done(struct io_work *w)
+{
+    struct jindex *ix = container_of(w, struct jindex, start.work);
+
+    if (ix->start.err.num < 0)
+        alert(ix, &ix->start.err);
+    view_next_start(ix);
+}
+
+void
+jindex_start(struct jindex *ix, void (*done)(void *arg, int res), void *arg)
+{
+    ix->start.done = done;
+    ix->start.arg = arg;
+    ix->start.err = (struct err)ERR_INIT;
+    ix->start.work.run = clean_job;
+    ix->start.work.done = clean_done;
+    ix->busy++;
+    io_work_submit(ix->cfg.loop, &ix->start.work);
+}
+
+void
+jindex_stats(const struct jindex *ix, struct jindex_stats *out)
+{
+    struct jindex_stats st = { .promotions = ix->promotions,
+                               .promoted_bytes = ix->promoted_bytes };
+    struct list *l;
+
+    st.runs = runset_runs(ix->rs, &st.run_bytes);
+    st.replica_bytes = replica_bytes(ix->replica);
+    list_for_each (l, &ix->views)
+        st.overlay_bytes += view_overlay_bytes(view_of_link(l));
+    st.idle = ix->started && !ix->build.running && !runset_build_due(ix->rs) &&
+              ix->busy == 0;
+    *out = st;
+}
