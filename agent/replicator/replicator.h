@@ -159,7 +159,7 @@ int rep_load_dir(struct replicator *rep, const char *dir,
 /* --- trust.c ------------------------------------------------------------ */
 
 int trust_load(struct replicator *rep, struct err *err);
-bool trust_allows(const struct replicator *rep, const struct uuid *site,
+bool trust_allows(struct replicator *rep, const struct uuid *site,
                   const struct uuid *agent);
 void trust_put_site(struct ctl_call *c);
 void trust_delete_site(struct ctl_call *c);

@@ -1036,9 +1036,9 @@ view_parse(struct target *t, const cJSON *body, struct journal_view_config *cfg,
 }
 
 static unsigned
-views_open(const struct target *t)
+views_open(struct target *t)
 {
-    const struct list *l;
+    struct list *l;
     unsigned n = 0;
 
     list_for_each (l, &t->views)
@@ -1243,7 +1243,7 @@ target_status_json(struct target *t, struct json_writer *w)
     struct receiver_status rs = { .progress = UINT8_MAX };
     struct journal_stats st = { .used_bytes = 0 };
     struct journal_point p;
-    const struct list *l;
+    struct list *l;
 
     if (t->journal)
         journal_stats(t->journal, &st);

@@ -19,7 +19,7 @@ enum {
 };
 
 static struct rep_peer_site *
-site_by_id(const struct replicator *rep, const struct uuid *site)
+site_by_id(struct replicator *rep, const struct uuid *site)
 {
     struct list *l;
 
@@ -33,7 +33,7 @@ site_by_id(const struct replicator *rep, const struct uuid *site)
 }
 
 bool
-trust_allows(const struct replicator *rep, const struct uuid *site,
+trust_allows(struct replicator *rep, const struct uuid *site,
              const struct uuid *agent)
 {
     const struct rep_peer_site *s;
