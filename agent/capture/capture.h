@@ -181,4 +181,13 @@ struct capture_stats {
 };
 void capture_stats(const struct capture *c, struct capture_stats *out);
 
+/* --- for the oracle ----------------------------------------------------- */
+
+/* Bugs that a test plants to see that the oracle finds them; set before the
+ * first request.  Never set in production. */
+enum capture_plant {
+    CAPTURE_PLANT_NO_RANGE_LOCK = 1 << 0, /* writes do not wait for a range */
+};
+extern unsigned capture_planted;
+
 #endif
