@@ -76,7 +76,7 @@ class Raw:
     def __init__(self, path, flags=3, timeout=20):
         self.s = socket.socket(socket.AF_UNIX)
         self.s.settimeout(timeout)
-        self.s.connect(path)
+        until(lambda: self.s.connect_ex(path) == 0)  # EAGAIN while the listener's queue is full
         greeting = self.recv(18)
         assert greeting == b"NBDMAGICIHAVEOPT\0\3", greeting
         self.s.sendall(struct.pack(">I", flags))
