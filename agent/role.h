@@ -29,6 +29,8 @@ int replicator_role_main(const struct agent_config *cfg);
 #define ROLE_KEY_FILE   "key.pem"   /* 0600 */
 #define ROLE_CHAIN_FILE "chain.pem" /* leaf, site CA, root */
 #define ROLE_ROOT_FILE  "root.pem"  /* the deployment's own root */
+/* Of a replicator: Name, Identifier, Site, Deployment, Manager (host:port). */
+#define ROLE_JOINED_FILE "joined.json"
 
 /* Of the manager alone. */
 #define MANAGER_CA_FILE        "ca.pem"
