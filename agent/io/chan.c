@@ -83,6 +83,9 @@ break_now(struct io_chan *ch)
     (void)io_chan_emit(ch, IO_CHAN_BROKEN);
 }
 
+static void error_set(struct io_chan *ch, int num, enum err_code code,
+                      const char *fmt, va_list ap) PRINTF_LIKE(4, 0);
+
 static void
 error_set(struct io_chan *ch, int num, enum err_code code, const char *fmt,
           va_list ap)
@@ -187,7 +190,9 @@ plain_writev(struct io_chan *ch, const struct iovec *iov, unsigned n)
     ssize_t k;
 
     do
-        k = sendmsg(ch->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+        k = n == 1 ? send(ch->fd, iov->iov_base, iov->iov_len,
+                          MSG_NOSIGNAL | MSG_DONTWAIT)
+                   : sendmsg(ch->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (k < 0 && errno == EINTR);
     if (k >= 0)
         return k;

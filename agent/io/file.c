@@ -22,6 +22,18 @@
  *           goes on, so that a slow disk holds the loop for one write in that
  *           time and not for each.  An edge within a page that is not cached
  *           would be read from the disk first: such a write goes the long way.
+ *
+ * Measured with tests/bench/io_nbd (4 KiB random writes over NBD, a 256 MiB
+ * file on ext4, two cores), CPU of the server for a request, three runs beside
+ * the limit program of the lab that does plain pwrite and nothing else:
+ *
+ *                        queue depth 1       queue depth 32
+ *   limit program        27 to 47 us         12 to 20 us
+ *   inline, timed        21 to 46 us         17 to 21 us
+ *   all through the ring 76 us               24 us
+ *   all through the pool 49 us               39 us
+ *
+ * On tmpfs inline is within a tenth of the limit at every depth.
  */
 #include "io/file.h"
 
@@ -222,10 +234,20 @@ step_call(const struct io_step *st, int more_flags)
 
     switch (st->kind) {
     case IO_STEP_READ:
+        if (st->iov_n == 1 && !(st->rw_flags | more_flags)) {
+            n = pread(st->fd, st->iov->iov_base, st->iov->iov_len,
+                      (off_t)st->off);
+            break;
+        }
         n = preadv2(st->fd, st->iov, (int)st->iov_n, (off_t)st->off,
                     st->rw_flags | more_flags);
         break;
     case IO_STEP_WRITE:
+        if (st->iov_n == 1 && !(st->rw_flags | more_flags)) {
+            n = pwrite(st->fd, st->iov->iov_base, st->iov->iov_len,
+                       (off_t)st->off);
+            break;
+        }
         n = pwritev2(st->fd, st->iov, (int)st->iov_n, (off_t)st->off,
                      st->rw_flags | more_flags);
         break;

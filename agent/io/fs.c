@@ -313,6 +313,14 @@ real_unlink(const char *path)
     return unlink(path) == 0 || errno == ENOENT ? 0 : -errno;
 }
 
+/* NULL with errno 0: the end. */
+static const struct dirent *
+entry_next(DIR *d)
+{
+    errno = 0;
+    return readdir(d);
+}
+
 static bool
 is_dot(const char *name)
 {
@@ -334,7 +342,7 @@ tree_empty(int fd, unsigned depth)
     }
     if (depth > TREE_DEPTH_MAX)
         rc = -ELOOP;
-    while (rc == 0 && (errno = 0, de = readdir(d))) {
+    while (rc == 0 && (de = entry_next(d))) {
         int sub;
 
         if (is_dot(de->d_name) || unlinkat(dirfd(d), de->d_name, 0) == 0)
@@ -393,7 +401,7 @@ names_read(DIR *d, size_t max, char ***names, size_t *n)
     const struct dirent *de;
     size_t cap = 0;
 
-    while ((errno = 0, de = readdir(d))) {
+    while ((de = entry_next(d))) {
         if (is_dot(de->d_name))
             continue;
         if (*n == max)

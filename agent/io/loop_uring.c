@@ -32,6 +32,7 @@ struct uring {
     struct io_uring ring;
     struct io_watch watch; /* the eventfd */
     unsigned unsubmitted;  /* queued in the ring's memory */
+    struct list stalled;   /* io_req.link: the kernel took no more just now */
     bool disabled;         /* to be enabled by the submitting thread */
     bool ready;            /* epoll said that something may be collected */
 };
@@ -98,30 +99,43 @@ sqe_fill(struct io_uring_sqe *sqe, struct io_req *rq)
     io_uring_sqe_set_data(sqe, rq);
 }
 
-static void
-uring_file_start(struct io_loop *loop, struct io_req *rq)
+static bool
+sqe_queue(struct uring *u, struct io_req *rq)
 {
-    struct uring *u = loop->be_state;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
 
     if (!sqe) {
         ring_submit(u);
         sqe = io_uring_get_sqe(&u->ring);
     }
-    if (!sqe) { /* the kernel takes nothing now: wait our turn */
-        loop->in_flight--;
-        list_push_front(&loop->waiting, &rq->link);
-        return;
-    }
+    if (!sqe)
+        return false;
     sqe_fill(sqe, rq);
     u->unsubmitted++;
+    return true;
+}
+
+static void
+uring_file_start(struct io_loop *loop, struct io_req *rq)
+{
+    struct uring *u = loop->be_state;
+
+    if (!list_empty(&u->stalled) || !sqe_queue(u, rq))
+        list_add_before_(&u->stalled, &rq->link);
 }
 
 static void
 uring_file_flush(struct io_loop *loop)
 {
     struct uring *u = loop->be_state;
+    struct list *l;
 
+    while ((l = list_pop_front(&u->stalled))) {
+        if (!sqe_queue(u, list_entry(l, struct io_req, link))) {
+            list_push_front(&u->stalled, l);
+            break;
+        }
+    }
     if (u->unsubmitted)
         ring_submit(u);
 }
@@ -189,6 +203,8 @@ uring_wait(struct io_loop *loop, uint64_t wait_ns)
     if (something_came(u)) {
         u->ready = true;
         wait_ns = 0;
+    } else if (u->unsubmitted) { /* refused for now: try again soon */
+        wait_ns = MIN(wait_ns, NSEC_PER_MSEC);
     }
     rc = io_poll_wait(loop, wait_ns);
     (void)io_uring_cq_eventfd_toggle(&u->ring, false);
@@ -308,6 +324,7 @@ io_uring_backend_init(struct io_loop *loop, struct err *err)
         return err_set(err, rc, ERR_IO_0003, "io_uring: eventfd: %s",
                        err_errno(rc));
     }
+    list_init(&u->stalled);
     u->disabled = (flags & IORING_SETUP_R_DISABLED) != 0;
     (void)io_uring_cq_eventfd_toggle(&u->ring, false);
     (void)io_uring_ring_dontfork(&u->ring);

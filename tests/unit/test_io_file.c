@@ -16,6 +16,7 @@
 
 #include "helper_io.h"
 #include "io/file.h"
+#include "io/loop_backend.h"
 
 enum {
     MEG = 1024 * 1024
@@ -375,6 +376,56 @@ test_direct(void **state)
     io_file_close(f);
 }
 
+/* A clock on which everything takes 10 ms. */
+static uint64_t slow_clock;
+
+static uint64_t
+slow_mono(const struct io_loop *loop)
+{
+    return slow_clock += 10 * NSEC_PER_MSEC;
+}
+
+/* Where an inline write may wait for the disk, one that took long sends the
+ * next ones the long way for a while, and then one is tried again. */
+static void
+test_slow_inline_write_backs_off(void **state)
+{
+    struct ctx *c = *state;
+    const struct io_backend_ops *real = c->loop->be;
+    struct io_backend_ops slow = *real;
+    struct io_file *f = open_new(c, "slow", 0);
+    unsigned at_once = 0;
+    bool first = false, second = false;
+    struct io_file_info info;
+    uint8_t page[4096] = { 1 };
+
+    assert_int_equal(io_file_info(f, &info, NULL), 0);
+    assert_int_equal(write_at(c, f, page, 4096, 0, IO_RW_INLINE), 4096);
+    if (info.ram_backed || !(atomic_load(&f->bits) & IO_FILE_NO_NOWAIT_W)) {
+        io_file_close(f);
+        return; /* never waits, or the kernel tells */
+    }
+    slow_clock = real->mono(c->loop);
+    slow.mono = slow_mono;
+    for (unsigned i = 0; i < 12; i++) {
+        struct wait w = { .rq.done = wait_done };
+
+        c->loop->be = &slow;
+        io_file_pwrite(f, &w.rq, page, 4096, i * 4096, IO_RW_INLINE);
+        c->loop->be = real;
+        if (i == 0)
+            first = w.n == 1;
+        if (i == 1)
+            second = w.n == 1;
+        at_once += w.n;
+        assert_int_equal(await(c, &w), 4096);
+    }
+    assert_true(first);
+    assert_false(second);
+    assert_in_range(at_once, 2, 4);
+    io_file_close(f);
+}
+
 static void
 test_open_errors(void **state)
 {
@@ -514,6 +565,7 @@ main(void)
         cmocka_unit_test(test_zero),
         cmocka_unit_test(test_sizes_and_extents),
         cmocka_unit_test(test_direct),
+        cmocka_unit_test(test_slow_inline_write_backs_off),
         cmocka_unit_test(test_open_errors),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_identity),
