@@ -130,6 +130,12 @@ http_loop_post(struct http_loop *l, struct http_post *item)
     wake(l);
 }
 
+void
+http_loop_drain(struct http_loop *l)
+{
+    run_posts(l);
+}
+
 uint64_t
 http_loop_now_ms(void)
 {

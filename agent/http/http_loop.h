@@ -32,6 +32,9 @@ struct http_post {
 };
 void http_loop_post(struct http_loop *l, struct http_post *item);
 
+/* Loop's thread, or when it has ended: run what has been posted. */
+void http_loop_drain(struct http_loop *l);
+
 /* Monotonic milliseconds. */
 uint64_t http_loop_now_ms(void);
 

@@ -12,6 +12,46 @@
 #include "common/secret.h"
 #include "common/text.h"
 
+int
+http_call_local(struct http_loop *loop, const struct http_router *router,
+                const struct http_local *call, void *ctx)
+{
+    struct http_req *rq = http_req_new(loop, router);
+    size_t n = strlen(call->method) + 1, m = strlen(call->target) + 1;
+    struct err err = ERR_INIT;
+    char allow[64] = "";
+    int rc = -ENOMEM;
+
+    if (rq)
+        rq->head_text = malloc(n + m);
+    if (!rq || !rq->head_text)
+        goto fail;
+    memcpy(rq->head_text, call->method, n);
+    memcpy(rq->head_text + n, call->target, m);
+    rq->head.method = rq->head_text;
+    rq->head.target = rq->head_text + n;
+    buf_init(&rq->body, HTTP_BODY_MAX_DEFAULT);
+    rc = buf_add(&rq->body, call->body, call->body_len);
+    if (rc == 0)
+        rc = http_target_parse(call->target, &rq->target, &err);
+    if (rc == 0)
+        rc = http_route_match(router, call->method, &rq->target, &rq->match,
+                              allow, sizeof allow);
+    if (rc == 0 && call->allowed && !call->allowed(rq->match.route))
+        rc = -EPERM;
+    if (rc < 0)
+        goto fail;
+    http_req_set_user(rq, call->user);
+    (void)snprintf(rq->source, sizeof rq->source, "peer");
+    rq->local_done = call->done;
+    rq->local_arg = call->arg;
+    rq->match.route->handle(rq, ctx);
+    return 0;
+fail:
+    http_req_free(rq);
+    return rc;
+}
+
 struct http_req *
 http_req_new(struct http_loop *loop, const struct http_router *router)
 {
@@ -102,6 +142,12 @@ http_req_source(const struct http_req *rq)
 }
 
 bool
+http_req_is_local(const struct http_req *rq)
+{
+    return rq->local_done != NULL;
+}
+
+bool
 http_req_is_unix(const struct http_req *rq)
 {
     return rq->is_unix;
@@ -119,7 +165,7 @@ http_req_exporter(struct http_req *rq, const char *label, uint8_t *out,
 {
     if (!rq->conn || !rq->ssl)
         return err_set(
-            err, -ENOTCONN, ERR_API_0001,
+            err, -EINVAL, ERR_API_0001,
             "the request did not come over a TLS connection that still stands");
     return tls_exporter(rq->ssl, label, out, n, err);
 }
@@ -266,6 +312,11 @@ reply_owned(struct http_req *rq, int status, char *text, size_t n)
     rq->reply = text;
     rq->reply_len = n;
     rq->no_body = n == 0;
+    if (rq->local_done) {
+        rq->local_done(rq->local_arg, status, text ? text : "", n);
+        http_req_free(rq);
+        return;
+    }
     http_req_answered(rq);
 }
 

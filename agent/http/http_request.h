@@ -43,6 +43,9 @@ struct http_req {
     char *reply;
     size_t reply_len;
     bool no_body;
+    /* http_call_local(): where the answer goes instead */
+    void (*local_done)(void *arg, int status, const char *text, size_t n);
+    void *local_arg;
 };
 
 struct http_req *

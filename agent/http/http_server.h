@@ -113,6 +113,23 @@ void http_reply_fail(struct http_req *rq, int status, enum err_code code,
 /* The status that fits a negative errno of a handler: 400, 404, 409, ... */
 int http_status_of(int num);
 
+/* A call without a connection: another manager asks us to do what one of its
+ * users wants.  done is called when the handler answers, which may be at once;
+ * text is borrowed for the call.  Nothing asks the gate: allowed (may be NULL)
+ * says which routes may be called so.  0, or a negative errno and no answer:
+ * -ENOENT, -EPERM (wrong method, or not allowed), -EINVAL. */
+struct http_local {
+    const char *method, *target, *user;
+    const void *body;
+    size_t body_len;
+    bool (*allowed)(const struct http_route *route);
+    void (*done)(void *arg, int status, const char *text, size_t n);
+    void *arg;
+};
+int http_call_local(struct http_loop *loop, const struct http_router *router,
+                    const struct http_local *call, void *ctx);
+bool http_req_is_local(const struct http_req *rq);
+
 /* From another thread: the same as http_reply(), later, on the loop's. */
 void
 http_reply_post(struct http_req *rq, int status, const char *text, size_t n);

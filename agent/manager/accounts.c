@@ -1,0 +1,345 @@
+/* See accounts.h. */
+#include "manager/accounts.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+
+#include "common/bytes.h"
+#include "common/files.h"
+#include "common/json.h"
+#include "common/list.h"
+#include "common/log.h"
+#include "common/text.h"
+#include "manager/workers.h"
+
+enum {
+    HASH_QUEUE_MAX = 32,
+    THROTTLES = 512,
+    FREE_TRIES = 3,
+    DELAY_MAX_S = 900,
+    SALT_MAX = 64,
+};
+
+struct account {
+    struct list link;
+    char name[128];
+    struct account_params params;
+    uint8_t salt[SALT_MAX];
+    size_t salt_len;
+    uint8_t hash[ACCOUNT_HASH_SIZE];
+};
+
+/* Failures of one name from one address; slots are reused, oldest first. */
+struct throttle {
+    uint8_t key[SHA256_DIGEST_LENGTH];
+    unsigned failures;
+    uint64_t until_ms, used_ms;
+};
+
+struct accounts {
+    struct catalog *catalog;
+    struct workers *hasher;
+    struct list list;
+    struct account nobody; /* what unknown names are hashed against */
+    struct throttle throttles[THROTTLES];
+};
+
+int
+account_hash(const struct secret *password, const struct account_params *params,
+             const uint8_t *salt, size_t salt_len,
+             uint8_t out[ACCOUNT_HASH_SIZE])
+{
+    if (EVP_PBE_scrypt((const char *)password->b, password->len, salt, salt_len,
+                       params->n, params->r, params->p, 256 * MIB, out,
+                       ACCOUNT_HASH_SIZE) != 1)
+        return -EIO;
+    return 0;
+}
+
+unsigned
+account_delay_s(unsigned failures)
+{
+    if (failures < FREE_TRIES)
+        return 0;
+    return failures - FREE_TRIES >= 10
+               ? DELAY_MAX_S
+               : MIN(1u << (failures - FREE_TRIES), (unsigned)DELAY_MAX_S);
+}
+
+static struct account *
+find(const struct accounts *a, const char *name)
+{
+    struct list *pos;
+
+    list_for_each (pos, &a->list) {
+        struct account *one = list_entry(pos, struct account, link);
+
+        if (strcasecmp(one->name, name) == 0)
+            return one;
+    }
+    return NULL;
+}
+
+bool
+accounts_known(const struct accounts *a, const char *user)
+{
+    return find(a, user) != NULL;
+}
+
+/* --- records ------------------------------------------------------------------------ */
+
+static int
+read_record(const cJSON *tree, struct account *one, struct err *err)
+{
+    const char *name, *salt, *hash;
+    uint64_t n, r, p;
+    int len;
+
+    if (json_str(tree, "UserName", JSON_REQUIRED, &name, err) < 0 ||
+        json_str(tree, "Salt", JSON_REQUIRED, &salt, err) < 0 ||
+        json_str(tree, "Hash", JSON_REQUIRED, &hash, err) < 0 ||
+        json_u64(tree, "N", JSON_REQUIRED, 1024, 1 << 20, &n, err) < 0 ||
+        json_u64(tree, "R", JSON_REQUIRED, 1, 32, &r, err) < 0 ||
+        json_u64(tree, "P", JSON_REQUIRED, 1, 16, &p, err) < 0)
+        return -EINVAL;
+    len = text_b64_decode(TEXT_B64_STD, salt, one->salt, sizeof one->salt);
+    if (len < 8 || strlen(name) >= sizeof one->name ||
+        text_b64_decode(TEXT_B64_STD, hash, one->hash, sizeof one->hash) !=
+            (int)sizeof one->hash)
+        return err_set(err, -EINVAL, ERR_JSN_0004,
+                       "Salt, Hash or UserName has another length than expected");
+    one->salt_len = (size_t)len;
+    one->params = (struct account_params){ n, (uint32_t)r, (uint32_t)p };
+    memcpy(one->name, name, strlen(name) + 1);
+    return 0;
+}
+
+static int
+add_record(struct accounts *a, const char *json, size_t n, struct err *err)
+{
+    struct account *one = calloc(1, sizeof *one);
+    cJSON *tree = NULL;
+    int rc = one ? json_parse(json, n, 16 * KIB, &tree, err)
+                 : err_set(err, -ENOMEM, ERR_GEN_0002, "account: out of memory");
+
+    if (rc == 0)
+        rc = read_record(tree, one, err);
+    cJSON_Delete(tree);
+    if (rc < 0) {
+        free(one);
+        return rc;
+    }
+    list_push_back(&a->list, &one->link);
+    return 0;
+}
+
+static int
+load_one(void *arg, const char *id, const char *json)
+{
+    UNUSED(id);
+    return add_record(arg, json, strlen(json), NULL);
+}
+
+/* init's file becomes the first account; then the file goes. */
+static int
+import(struct accounts *a, const char *path, struct err *err)
+{
+    struct buf text;
+    int rc;
+
+    if (access(path, F_OK) < 0)
+        return 0;
+    buf_init(&text, 16 * KIB);
+    rc = file_read_secret(path, 16 * KIB, &text, err);
+    if (rc == 0 && list_empty(&a->list)) {
+        rc = add_record(a, (char *)text.data, text.len, err);
+        if (rc == 0)
+            rc =
+                catalog_put(a->catalog, "account",
+                            list_entry(a->list.next, struct account, link)->name,
+                            (char *)text.data, err);
+        if (rc < 0)
+            (void)err_prefix(err, "first administrator from %s", path);
+    }
+    secret_buf_release(&text);
+    if (rc == 0 && unlink(path) < 0)
+        log_line(LOG_WARN, "manager", "",
+                 "%s has been imported, but cannot be removed: %s", path,
+                 err_errno(errno));
+    return rc;
+}
+
+int
+accounts_open(struct http_loop *loop, struct catalog *catalog,
+              const char *bootstrap_path, struct accounts **out_accounts,
+              struct err *err)
+{
+    struct accounts *a = calloc(1, sizeof *a);
+    int rc;
+
+    if (!a)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "accounts: out of memory");
+    a->catalog = catalog;
+    list_init(&a->list);
+    a->nobody.params = (struct account_params){ 1 << 16, 8, 2 };
+    a->nobody.salt_len = ACCOUNT_SALT_SIZE;
+    rc = RAND_bytes(a->nobody.salt, ACCOUNT_SALT_SIZE) == 1 &&
+                 RAND_bytes(a->nobody.hash, ACCOUNT_HASH_SIZE) == 1
+             ? catalog_each(catalog, "account", load_one, a, err)
+             : err_set(err, -EIO, ERR_GEN_0002, "accounts: no random bytes");
+    if (rc == 0)
+        rc = import(a, bootstrap_path, err);
+    if (rc == 0)
+        rc = workers_new(loop, 1, HASH_QUEUE_MAX, &a->hasher, err);
+    if (rc < 0) {
+        accounts_free(a);
+        return rc;
+    }
+    *out_accounts = a;
+    return 0;
+}
+
+void
+accounts_free(struct accounts *a)
+{
+    struct list *pos;
+
+    if (!a)
+        return;
+    workers_free(a->hasher);
+    while ((pos = list_pop_front(&a->list))) {
+        struct account *one = list_entry(pos, struct account, link);
+
+        OPENSSL_cleanse(one, sizeof *one);
+        free(one);
+    }
+    OPENSSL_cleanse(a, sizeof *a);
+    free(a);
+}
+
+/* --- throttle --------------------------------------------------------------------------- */
+
+static struct throttle *
+throttle_of(struct accounts *a, const char *user, const char *source)
+{
+    char text[400];
+    uint8_t key[SHA256_DIGEST_LENGTH];
+    struct throttle *oldest = &a->throttles[0];
+
+    (void)snprintf(text, sizeof text, "%s\n%s", source, user);
+    for (char *c = text; *c; c++)
+        if (*c >= 'A' && *c <= 'Z')
+            *c = (char)(*c - 'A' + 'a');
+    SHA256((const uint8_t *)text, strlen(text), key);
+    for (size_t i = 0; i < THROTTLES; i++) {
+        struct throttle *t = &a->throttles[i];
+
+        if (memcmp(t->key, key, sizeof key) == 0)
+            return t;
+        if (t->used_ms < oldest->used_ms)
+            oldest = t;
+    }
+    *oldest = (struct throttle){ .failures = 0 };
+    memcpy(oldest->key, key, sizeof key);
+    return oldest;
+}
+
+static void
+judged(struct accounts *a, const char *user, const char *source, bool ok)
+{
+    struct throttle *t = throttle_of(a, user, source);
+
+    t->used_ms = http_loop_now_ms();
+    t->failures = ok ? 0 : t->failures + 1;
+    t->until_ms = t->used_ms + (uint64_t)account_delay_s(t->failures) * 1000;
+}
+
+/* --- verifying ----------------------------------------------------------------------------- */
+
+struct attempt {
+    struct job job;
+    struct accounts *a;
+    struct account one; /* a copy: the list may change meanwhile */
+    bool known;
+    char source[64];
+    struct secret password;
+    uint8_t hash[ACCOUNT_HASH_SIZE];
+    int rc;
+    void (*done)(void *arg, int rc);
+    void *arg;
+};
+
+static void
+hash_work(struct job *j)
+{
+    struct attempt *t = container_of(j, struct attempt, job);
+
+    t->rc = account_hash(&t->password, &t->one.params, t->one.salt,
+                         t->one.salt_len, t->hash);
+    secret_wipe(&t->password);
+}
+
+static void
+hash_done(struct job *j)
+{
+    struct attempt *t = container_of(j, struct attempt, job);
+    bool same = CRYPTO_memcmp(t->hash, t->one.hash, sizeof t->hash) == 0;
+
+    if (t->rc == -ECANCELED || workers_ending(j->workers)) {
+        t->done(t->arg, -ECANCELED);
+    } else {
+        bool ok = t->rc == 0 && same && t->known;
+
+        judged(t->a, t->one.name, t->source, ok);
+        t->done(t->arg, ok ? 0 : -EACCES);
+    }
+    OPENSSL_cleanse(t, sizeof *t);
+    free(t);
+}
+
+int
+accounts_verify(struct accounts *a, const char *user,
+                const struct secret *password, const char *source,
+                void (*done)(void *arg, int rc), void *arg,
+                unsigned *out_wait_s, struct err *err)
+{
+    struct throttle *throttle = throttle_of(a, user, source);
+    const struct account *one = find(a, user);
+    uint64_t now = http_loop_now_ms();
+    struct attempt *t;
+
+    *out_wait_s = 1;
+    if (now < throttle->until_ms) {
+        *out_wait_s = (unsigned)((throttle->until_ms - now + 999) / 1000);
+        return err_set(err, -EAGAIN, ERR_API_0008,
+                       "too many logins have failed: the next one is taken in %u s",
+                       *out_wait_s);
+    }
+    t = calloc(1, sizeof *t);
+    if (!t)
+        return err_set(err, -EAGAIN, ERR_API_0008, "login: out of memory");
+    t->a = a;
+    t->one = one ? *one : a->nobody;
+    (void)snprintf(t->one.name, sizeof t->one.name, "%s", user);
+    t->known = one != NULL;
+    (void)snprintf(t->source, sizeof t->source, "%s", source);
+    t->password = *password;
+    t->rc = -ECANCELED;
+    t->done = done;
+    t->arg = arg;
+    t->job.work = hash_work;
+    t->job.done = hash_done;
+    if (workers_submit(a->hasher, &t->job) < 0) {
+        OPENSSL_cleanse(t, sizeof *t);
+        free(t);
+        return err_set(err, -EAGAIN, ERR_API_0008,
+                       "too many logins wait already");
+    }
+    return 0;
+}

@@ -1,0 +1,50 @@
+/* People's accounts: names and scrypt hashes (N 2^16, r 8, p 2: 64 MiB) with
+ * their parameters, in the catalog.  One hash is computed at a time, on a
+ * thread of its own, so that a flood of logins costs neither memory nor the
+ * API's time; a refusal sounds and takes the same whether or not there is such
+ * a user.  After three failures for a name from an address the next try has to
+ * wait, twice as long each time, up to 15 minutes.
+ *
+ * The first administrator comes from the file that `holdfastd init` left
+ * (docs/formats/catalog.md), which is removed when the account is durable. */
+#ifndef HOLDFAST_MANAGER_ACCOUNTS_H
+#define HOLDFAST_MANAGER_ACCOUNTS_H
+
+#include "common/err.h"
+#include "common/secret.h"
+#include "http/http_loop.h"
+#include "manager/catalog.h"
+
+struct accounts;
+/* bootstrap_path: imported when it is there. */
+int accounts_open(struct http_loop *loop, struct catalog *catalog,
+                  const char *bootstrap_path, struct accounts **out_accounts,
+                  struct err *err);
+void accounts_free(struct accounts *a);
+
+/* Is this the user's password?  done is called on the loop's thread with 0,
+ * -EACCES, or -ECANCELED when the manager stops.  Returns -EAGAIN at once when
+ * the caller must wait (*out_wait_s), or too many are waiting. */
+int accounts_verify(struct accounts *a, const char *user,
+                    const struct secret *password, const char *source,
+                    void (*done)(void *arg, int rc), void *arg,
+                    unsigned *out_wait_s, struct err *err);
+bool accounts_known(const struct accounts *a, const char *user);
+
+/* The hash itself; blocks for about a fifth of a second. */
+enum {
+    ACCOUNT_SALT_SIZE = 16,
+    ACCOUNT_HASH_SIZE = 32
+};
+struct account_params {
+    uint64_t n;
+    uint32_t r, p;
+};
+int account_hash(const struct secret *password,
+                 const struct account_params *params, const uint8_t *salt,
+                 size_t salt_len, uint8_t out[ACCOUNT_HASH_SIZE]);
+
+/* How long after so many failures, seconds. */
+unsigned account_delay_s(unsigned failures);
+
+#endif

@@ -1,0 +1,609 @@
+/* The replicators of this site: who has joined, what each says of itself once
+ * a second, and what each must be told.  The manager's word is repeated until
+ * it is what the replicator last took: trust in other sites, revocations, and
+ * for each VPG its source or target.  Calls to one replicator follow one
+ * another, so that an older word never overtakes a newer one. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/bytes.h"
+#include "common/log.h"
+#include "manager/manager.h"
+
+enum {
+    POLL_MS = 1000,
+    RETRY_MS = 3000,
+    RECORD_MAX = 64 * 1024,
+    PUSH_MAX = 4 * 1024 * 1024,
+};
+
+void
+replicator_free(struct replicator *r)
+{
+    if (!r)
+        return;
+    list_del(&r->link);
+    cJSON_Delete(r->status);
+    dest_free(r->dest);
+    cJSON_Delete(r->pushed_peers);
+    free(r->started_at);
+    free(r);
+}
+
+bool
+replicator_fresh(const struct replicator *r)
+{
+    return r->heard_ms && http_loop_now_ms() - r->heard_ms < STALE_MS;
+}
+
+static struct replicator *
+find_in(struct list *head, const struct uuid *id)
+{
+    struct list *pos;
+
+    list_for_each (pos, head) {
+        struct replicator *r = list_entry(pos, struct replicator, link);
+
+        if (uuid_equal(&r->id, id))
+            return r;
+    }
+    return NULL;
+}
+
+struct replicator *
+fleet_find(struct manager *m, const struct uuid *id)
+{
+    return find_in(&m->replicators, id);
+}
+
+struct replicator *
+any_replicator(struct manager *m, const struct uuid *id)
+{
+    struct replicator *r = fleet_find(m, id);
+    struct list *pos;
+
+    list_for_each (pos, &m->peers) {
+        if (!r)
+            r = find_in(&list_entry(pos, struct peer, link)->replicators, id);
+    }
+    return r;
+}
+
+static const cJSON *
+find_lane(const struct replicator *r, const char *array, const struct vpg *v)
+{
+    const cJSON *item;
+    struct uuid id;
+
+    if (!r || !r->status)
+        return NULL;
+    cJSON_ArrayForEach (item, json_get(r->status, array)) {
+        if (json_uuid(item, "VpgIdentifier", JSON_REQUIRED, &id, NULL) == 1 &&
+            uuid_equal(&id, &v->id.u))
+            return item;
+    }
+    return NULL;
+}
+
+const cJSON *
+replicator_source(const struct replicator *r, const struct vpg *v)
+{
+    return find_lane(r, "Sources", v);
+}
+
+const cJSON *
+replicator_target(const struct replicator *r, const struct vpg *v)
+{
+    return find_lane(r, "Targets", v);
+}
+
+const char *
+replicator_data_address(const struct replicator *r)
+{
+    const char *address = NULL;
+
+    if (r->status)
+        (void)json_str(json_get(r->status, "Replicator"), "DataAddress",
+                       JSON_OPTIONAL, &address, NULL);
+    return address;
+}
+
+/* --- records ------------------------------------------------------------------------ */
+
+static int
+save(struct manager *m, const struct replicator *r, struct err *err)
+{
+    struct json_writer w;
+    char id[UUID_TEXT_SIZE];
+    struct buf out;
+    int rc;
+
+    buf_init(&out, RECORD_MAX);
+    json_begin(&w, &out);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "Name", r->name);
+    json_put_str(&w, "Address", r->address);
+    json_put_str(&w, "Serial", r->serial);
+    json_put_bool(&w, "Revoked", r->revoked);
+    json_put_u64(&w, "JoinedMs", r->joined_ms);
+    json_close_obj(&w);
+    uuid_format(&r->id, id);
+    rc = out.failed
+             ? err_set(err, out.failed, ERR_GEN_0002, "replicator: too large")
+             : catalog_put(m->catalog, "replicator", id, (char *)out.data, err);
+    buf_release(&out);
+    return rc;
+}
+
+static int
+make_dest(struct manager *m, struct replicator *r, struct err *err)
+{
+    struct tls_expect expect = { .roles = 1u << TLS_ROLE_REPLICATOR,
+                                 .site = &m->site,
+                                 .id = &r->id };
+
+    dest_free(r->dest);
+    r->dest = NULL;
+    return *r->address
+               ? dest_new(r->address, m->client_tls, &expect, &r->dest, err)
+               : 0;
+}
+
+static struct replicator *
+replicator_new(struct manager *m, const struct uuid *id)
+{
+    struct replicator *r = calloc(1, sizeof *r);
+
+    if (!r)
+        return NULL;
+    list_init(&r->link);
+    r->id = *id;
+    r->site = m->site;
+    return r;
+}
+
+static int
+load_replicator(void *arg, const char *id_text, const char *json)
+{
+    struct manager *m = arg;
+    struct replicator *r;
+    struct uuid id;
+    const char *name, *address, *serial;
+    cJSON *tree = NULL;
+    int rc = -EIO;
+
+    if (uuid_parse(id_text, &id) < 0 || !(r = replicator_new(m, &id)))
+        return -EIO;
+    if (json_parse(json, strlen(json), RECORD_MAX, &tree, NULL) == 0 &&
+        json_str(tree, "Name", JSON_REQUIRED, &name, NULL) == 1 &&
+        json_str(tree, "Address", JSON_REQUIRED, &address, NULL) == 1 &&
+        json_str(tree, "Serial", JSON_REQUIRED, &serial, NULL) == 1 &&
+        json_bool(tree, "Revoked", JSON_REQUIRED, &r->revoked, NULL) == 1 &&
+        json_u64(tree, "JoinedMs", JSON_REQUIRED, 0, JSON_INT_MAX,
+                 &r->joined_ms, NULL) == 1) {
+        (void)snprintf(r->name, sizeof r->name, "%s", name);
+        (void)snprintf(r->address, sizeof r->address, "%s", address);
+        (void)snprintf(r->serial, sizeof r->serial, "%s", serial);
+        list_push_back(&m->replicators, &r->link);
+        rc = make_dest(m, r, NULL);
+    } else {
+        free(r);
+    }
+    cJSON_Delete(tree);
+    return rc;
+}
+
+int
+fleet_load(struct manager *m, struct err *err)
+{
+    return catalog_each(m->catalog, "replicator", load_replicator, m, err);
+}
+
+void
+fleet_free(struct manager *m)
+{
+    struct list *pos, *tmp;
+
+    list_for_each_safe (pos, tmp, &m->replicators)
+        replicator_free(list_entry(pos, struct replicator, link));
+}
+
+int
+fleet_add(struct manager *m, const struct uuid *id, const char *name,
+          const char *serial, struct err *err)
+{
+    struct replicator *r = fleet_find(m, id);
+    bool is_new = !r;
+    int rc;
+
+    if (is_new)
+        r = replicator_new(m, id);
+    if (!r)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "replicator: out of memory");
+    (void)snprintf(r->name, sizeof r->name, "%s", name);
+    (void)snprintf(r->serial, sizeof r->serial, "%s", serial);
+    r->revoked = false;
+    r->joined_ms = wall_ms();
+    rc = save(m, r, err);
+    if (is_new && rc == 0)
+        list_push_back(&m->replicators, &r->link);
+    else if (is_new)
+        replicator_free(r);
+    return rc;
+}
+
+int
+fleet_set_address(struct manager *m, struct replicator *r, const char *address,
+                  struct err *err)
+{
+    char old[ADDRESS_SIZE];
+    int rc;
+
+    if (strcmp(r->address, address) == 0)
+        return 0;
+    memcpy(old, r->address, sizeof old);
+    (void)snprintf(r->address, sizeof r->address, "%s", address);
+    rc = save(m, r, err);
+    if (rc < 0) {
+        memcpy(r->address, old, sizeof old);
+        return rc;
+    }
+    r->next_ms = 0;
+    return make_dest(m, r, err);
+}
+
+int
+fleet_revoke(struct manager *m, struct replicator *r, struct err *err)
+{
+    int rc;
+
+    if (r->revoked)
+        return 0;
+    rc = trust_revoke(m, r->serial, err);
+    if (rc < 0)
+        return rc;
+    r->revoked = true;
+    r->heard_ms = 0;
+    (void)snprintf(r->error, sizeof r->error, "its certificate is revoked");
+    return save(m, r, err);
+}
+
+/* --- calls ------------------------------------------------------------------------------- */
+
+int
+fleet_call(struct manager *m, struct replicator *r, const char *method,
+           const char *path, const struct buf *body,
+           void (*done)(struct rpc *r), void *arg, struct err *err)
+{
+    if (r->revoked)
+        return err_set(err, -EACCES, ERR_MGR_0015,
+                       "replicator %s: its certificate is revoked", r->name);
+    if (!r->dest)
+        return err_set(err, -ENOTCONN, ERR_MGR_0015,
+                       "replicator %s has joined, but its address is not known yet",
+                       r->name);
+    return rpc_start(m->workers, r->dest, method, path, body, done, arg, NULL,
+                     err);
+}
+
+/* What a poll or a push was for: the replicator may be gone when it ends. */
+struct errand {
+    struct manager *m;
+    struct uuid replicator;
+    enum {
+        POLL,
+        PUSH_PEER,
+        PUSH_NO_PEER,
+        PUSH_CRL,
+        PUSH_SOURCE,
+        PUSH_TARGET
+    } what;
+    struct uuid subject;
+    uint64_t number;
+    char *body; /* what was sent */
+};
+
+static void run_errands(struct manager *m, struct replicator *r);
+
+static void
+remember(char **slot, char **body)
+{
+    free(*slot);
+    *slot = *body;
+    *body = NULL;
+}
+
+static void
+pushed(struct manager *m, struct replicator *r, struct errand *e)
+{
+    struct vpg *v = vpgs_find(m, &e->subject);
+    char site[UUID_TEXT_SIZE];
+
+    switch (e->what) {
+    case PUSH_PEER:
+        uuid_format(&e->subject, site);
+        cJSON_DeleteItemFromObject(r->pushed_peers, site);
+        (void)cJSON_AddStringToObject(r->pushed_peers, site, e->body);
+        break;
+    case PUSH_NO_PEER:
+        uuid_format(&e->subject, site);
+        cJSON_DeleteItemFromObject(r->pushed_peers, site);
+        break;
+    case PUSH_CRL: r->pushed_crl = e->number; break;
+    case PUSH_SOURCE:
+        if (v)
+            remember(&v->pushed_source, &e->body);
+        break;
+    case PUSH_TARGET:
+        if (v)
+            remember(&v->pushed_target, &e->body);
+        break;
+    case POLL: break;
+    }
+}
+
+static void
+forget_pushed(struct manager *m, struct replicator *r)
+{
+    struct list *pos;
+
+    cJSON_Delete(r->pushed_peers);
+    r->pushed_peers = cJSON_CreateObject();
+    r->pushed_crl = 0;
+    list_for_each (pos, &m->vpgs) {
+        struct vpg *v = list_entry(pos, struct vpg, link);
+
+        if (uuid_equal(&v->source, &r->id)) {
+            free(v->pushed_source);
+            v->pushed_source = NULL;
+        }
+        if (uuid_equal(&v->target, &r->id)) {
+            free(v->pushed_target);
+            v->pushed_target = NULL;
+        }
+    }
+}
+
+static void
+polled(struct manager *m, struct replicator *r, struct rpc *rpc)
+{
+    const char *started = "";
+
+    if (!r->heard_ms || *r->error)
+        log_line(LOG_INFO, "manager", "", "replicator %s answers at %s",
+                 r->name, r->address);
+    cJSON_Delete(r->status);
+    r->status = rpc->json;
+    rpc->json = NULL;
+    r->heard_ms = http_loop_now_ms();
+    r->error[0] = '\0';
+    (void)json_str(json_get(r->status, "Replicator"), "StartedAt",
+                   JSON_OPTIONAL, &started, NULL);
+    if (!r->started_at || strcmp(r->started_at, started) != 0) {
+        free(r->started_at);
+        r->started_at = strdup(started);
+        forget_pushed(m, r); /* another life: say everything again */
+    }
+    vpgs_sample(m);
+}
+
+static void
+errand_done(struct rpc *rpc)
+{
+    struct errand *e = rpc->arg;
+    struct manager *m = e->m;
+    struct replicator *r;
+
+    if (workers_ending(rpc->job.workers)) {
+        free(e->body);
+        free(e);
+        return;
+    }
+    r = fleet_find(m, &e->replicator);
+    if (r) {
+        r->busy = false;
+        r->next_ms = http_loop_now_ms() + POLL_MS;
+    }
+    if (r && rpc->rc < 0) {
+        if (strcmp(r->error, rpc->err.msg) != 0)
+            log_err(LOG_WARN, "manager", "",
+                    e->what == POLL ? "poll replicator" : "configure replicator",
+                    &rpc->err);
+        (void)snprintf(r->error, sizeof r->error, "%s", rpc->err.msg);
+        r->next_ms += RETRY_MS - POLL_MS;
+    } else if (r && e->what == POLL) {
+        polled(m, r, rpc);
+    } else if (r) {
+        pushed(m, r, e);
+    }
+    if (r && rpc->rc == 0)
+        run_errands(m, r);
+    free(e->body);
+    free(e);
+}
+
+static int
+send_errand(struct manager *m, struct replicator *r, const char *method,
+            const char *path, const struct buf *body, const struct errand *like)
+{
+    struct errand *e = malloc(sizeof *e);
+    struct err err = ERR_INIT;
+
+    if (!e)
+        return -ENOMEM;
+    *e = *like;
+    e->m = m;
+    e->replicator = r->id;
+    e->body = body ? strdup((const char *)body->data) : NULL;
+    if (fleet_call(m, r, method, path, body, errand_done, e, &err) < 0) {
+        free(e->body);
+        free(e);
+        return -EAGAIN;
+    }
+    r->busy = true;
+    return 0;
+}
+
+/* --- what must be told ----------------------------------------------------------------------- */
+
+static void
+put_peer_body(struct peer *p, struct buf *out)
+{
+    struct json_writer w;
+    struct list *pos;
+
+    json_begin(&w, out);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "SiteName", p->name);
+    json_put_str(&w, "RootPem", p->root_pem);
+    json_open_array(&w, "Replicators");
+    list_for_each (pos, &p->replicators) {
+        const struct replicator *r = list_entry(pos, struct replicator, link);
+
+        if (!r->revoked)
+            json_put_uuid(&w, NULL, &r->id);
+    }
+    json_close_array(&w);
+    if (p->crl_pem)
+        json_put_str(&w, "RevocationListPem", p->crl_pem);
+    else
+        json_put_null(&w, "RevocationListPem");
+    json_close_obj(&w);
+}
+
+static bool
+push_peer(struct manager *m, struct replicator *r, struct peer *p)
+{
+    struct errand e = { .what = PUSH_PEER, .subject = p->site };
+    char id[UUID_TEXT_SIZE], path[96];
+    const cJSON *known;
+    struct buf body;
+    bool sent = false;
+
+    uuid_format(&p->site, id);
+    known = cJSON_GetObjectItem(r->pushed_peers, id);
+    (void)snprintf(path, sizeof path, "/control/v1/peers/%s", id);
+    buf_init(&body, PUSH_MAX);
+    put_peer_body(p, &body);
+    if (!body.failed &&
+        !(known && strcmp(known->valuestring, (char *)body.data) == 0))
+        sent = send_errand(m, r, "PUT", path, &body, &e) == 0;
+    buf_release(&body);
+    return sent;
+}
+
+static bool
+push_peers(struct manager *m, struct replicator *r)
+{
+    struct list *pos;
+    const cJSON *known;
+
+    list_for_each (pos, &m->peers) {
+        if (push_peer(m, r, list_entry(pos, struct peer, link)))
+            return true;
+    }
+    cJSON_ArrayForEach (known, r->pushed_peers) {
+        struct errand e = { .what = PUSH_NO_PEER };
+        char path[96];
+
+        if (uuid_parse(known->string, &e.subject) < 0 ||
+            peers_find(m, &e.subject))
+            continue;
+        (void)snprintf(path, sizeof path, "/control/v1/peers/%s", known->string);
+        return send_errand(m, r, "DELETE", path, NULL, &e) == 0;
+    }
+    return false;
+}
+
+static bool
+push_crl(struct manager *m, struct replicator *r)
+{
+    struct errand e = { .what = PUSH_CRL, .number = trust_crl_number(m) };
+    struct json_writer w;
+    struct buf body;
+    bool sent;
+
+    if (r->pushed_crl == e.number)
+        return false;
+    buf_init(&body, PUSH_MAX);
+    json_begin(&w, &body);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "RevocationListPem", trust_crl_pem(m));
+    json_close_obj(&w);
+    sent = !body.failed &&
+           send_errand(m, r, "PUT", "/control/v1/revocations", &body, &e) == 0;
+    buf_release(&body);
+    return sent;
+}
+
+static bool
+push_lane(struct manager *m, struct replicator *r, struct vpg *v, bool source)
+{
+    struct errand e = { .what = source ? PUSH_SOURCE : PUSH_TARGET,
+                        .subject = v->id.u };
+    const char *known = source ? v->pushed_source : v->pushed_target;
+    bool there = source ? replicator_source(r, v) != NULL
+                        : replicator_target(r, v) != NULL;
+    char id[UUID_TEXT_SIZE], path[96];
+    struct buf body;
+    bool sent = false;
+
+    buf_init(&body, VPG_DEFINITION_MAX);
+    if (source)
+        vpgs_source_body(m, v, &body);
+    else
+        vpgs_target_body(m, v, &body);
+    if (body.len && !body.failed &&
+        !(there && known && strcmp(known, (char *)body.data) == 0)) {
+        uuid_format(&v->id.u, id);
+        (void)snprintf(path, sizeof path, "/control/v1/%s/%s",
+                       source ? "sources" : "targets", id);
+        sent = send_errand(m, r, "PUT", path, &body, &e) == 0;
+    }
+    buf_release(&body);
+    return sent;
+}
+
+static bool
+push_lanes(struct manager *m, struct replicator *r)
+{
+    struct list *pos;
+
+    list_for_each (pos, &m->vpgs) {
+        struct vpg *v = list_entry(pos, struct vpg, link);
+
+        if (v->state != VPG_ACTIVE || ops_running(m, &v->id.u))
+            continue;
+        if (uuid_equal(&v->source, &r->id) && push_lane(m, r, v, true))
+            return true;
+        if (uuid_equal(&v->target, &r->id) && push_lane(m, r, v, false))
+            return true;
+    }
+    return false;
+}
+
+/* One thing after the other, each when the one before is done. */
+static void
+run_errands(struct manager *m, struct replicator *r)
+{
+    if (r->busy || r->revoked || !r->dest || !r->status)
+        return;
+    if (!push_crl(m, r) && !push_peers(m, r))
+        (void)push_lanes(m, r);
+}
+
+void
+fleet_tick(struct manager *m)
+{
+    uint64_t now = http_loop_now_ms();
+    struct list *pos;
+
+    list_for_each (pos, &m->replicators) {
+        struct replicator *r = list_entry(pos, struct replicator, link);
+        struct errand e = { .what = POLL };
+
+        if (!r->busy && !r->revoked && r->dest && now >= r->next_ms)
+            (void)send_errand(m, r, "GET", "/control/v1/status", NULL, &e);
+    }
+}
