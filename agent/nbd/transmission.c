@@ -34,6 +34,7 @@ enum {
     COMPACT_MAX = 8 << 10,
     OUT_HIGH = 4 << 20,
     FLUSH_AT = 256 << 10,
+    FLUSH_REPLIES = 16, /* so that the client goes on while we do */
     TURN_REQUESTS = 256,
     TURN_BYTES = 8 << 20,
     READS_PER_TURN = 4,
@@ -80,6 +81,7 @@ struct nbd_tx {
     bool out_full;     /* the channel took no more */
     /* out */
     size_t out_bytes;
+    unsigned n_done;
     unsigned iov_n, iov_i;
     struct iovec iov[2 * BATCH];
     uint8_t head[BATCH * NBD_REPLY_HEADER_MAX];
@@ -208,6 +210,7 @@ reply(struct nbd_req *r)
         buf_put(r);
     c->tx->out_bytes += r->payload + NBD_REPLY_HEADER_MAX;
     list_push_back(&c->tx->done, &r->link);
+    c->tx->n_done++;
 }
 
 static void
@@ -271,6 +274,7 @@ batch_build(struct nbd_tx *tx)
 
         if (!p)
             break;
+        tx->n_done--;
         r = list_entry(p, struct nbd_req, link);
         len = encode(tx, r, head);
         piece(tx, head, len);
@@ -645,7 +649,8 @@ parse_may_go_on(struct nbd_conn *c)
         io_defer(c->srv->loop, &c->task); /* the others' turn */
         return false;
     }
-    if (tx->out_bytes >= FLUSH_AT && !tx->out_full)
+    if ((tx->out_bytes >= FLUSH_AT || tx->n_done >= FLUSH_REPLIES) &&
+        !tx->out_full)
         flush(c);
     return c->ch && tx->out_bytes < OUT_HIGH;
 }
@@ -869,6 +874,7 @@ nbd_tx_stop(struct nbd_conn *c)
 
     put_all(&tx->done);
     put_all(&tx->sending);
+    tx->n_done = 0;
     tx->iov_n = tx->iov_i = 0;
     if (tx->direct)
         req_put(tx->direct);
