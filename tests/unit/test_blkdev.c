@@ -203,6 +203,34 @@ test_file_model(void **state)
     }
 }
 
+/* A real block device of DISK bytes whose content may be lost, where one is
+ * given: HOLDFAST_TEST_DEVICE=/dev/loop0. */
+static void
+test_device_model(void **state)
+{
+    static const struct step_mix mix = { .unit = 512, .any_align = true };
+    const char *path = getenv("HOLDFAST_TEST_DEVICE");
+
+    for (unsigned i = 0; path && i < 2; i++) {
+        struct blkdev *d =
+            open_file(path, i ? FILEDEV_NONE : FILEDEV_WRITEBACK, false);
+        struct io_file_info info;
+        struct filedev_config cfg = { .path = path };
+        struct blkdev *again = NULL;
+
+        assert_int_equal(d->info.size, DISK);
+        assert_int_equal(io_file_info(filedev_file(d), &info, NULL), 0);
+        assert_true(info.is_block_device && info.size == DISK);
+        assert_int_equal(filedev_open(loop, &cfg, &again, NULL), -EBUSY);
+        blkdev_close(d);
+        /* zeros first: the model begins so */
+        d = open_file(path, i ? FILEDEV_NONE : FILEDEV_WRITEBACK, false);
+        assert_int_equal(simple(d, BLKDEV_ZERO, 0, 0, DISK, NULL), 0);
+        random_steps(d, &mix, 200);
+        blkdev_close(d);
+    }
+}
+
 /* As on a disk of 4 KiB sectors: sub-sector requests at the same time share
  * sectors, and none is lost. */
 static void
@@ -260,7 +288,7 @@ test_many_and_cancel(void **state)
     char *path = image(dir, "many", DISK);
     struct blkdev *d = open_file(path, FILEDEV_NONE, false);
     struct waiting *w = calloc(N, sizeof *w);
-    uint8_t *buf = io_mem_alloc(4096);
+    uint8_t *buf = io_mem_alloc((size_t)N * 4096);
     int me, you;
     unsigned cancelled = 0;
 
@@ -269,7 +297,7 @@ test_many_and_cancel(void **state)
         w[i].rq = (struct blkdev_req){ .op = BLKDEV_READ,
                                        .off = (uint64_t)(i % 1024) * 4096,
                                        .len = 4096,
-                                       .buf = buf,
+                                       .buf = buf + (size_t)i * 4096,
                                        .origin = i % 2 ? &me : &you };
         start(d, &w[i]);
     }
@@ -288,7 +316,7 @@ test_many_and_cancel(void **state)
     assert_true(cancelled > 0 && cancelled < N / 2);
     blkdev_close(d);
     free(w);
-    io_mem_free(buf, 4096);
+    io_mem_free(buf, (size_t)N * 4096);
     free(path);
 }
 
@@ -554,6 +582,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mem_model),
         cmocka_unit_test(test_file_model),
+        cmocka_unit_test(test_device_model),
         cmocka_unit_test(test_direct_sub_sector),
         cmocka_unit_test(test_many_and_cancel),
         cmocka_unit_test(test_extents),
