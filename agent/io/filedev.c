@@ -40,7 +40,9 @@ struct job {
     struct filedev *fd;
     struct blkdev_req *up;
     uint8_t *bounce;
+    uint64_t p_off, p_len; /* the piece of up that bounce is for */
     uint64_t b_off, b_len; /* the aligned range that bounce holds */
+    unsigned stage;        /* of a ZERO or TRIM: what comes next */
     bool rmw;
     int res;
 };
@@ -50,6 +52,7 @@ struct filedev {
     struct io_file *file;
     unsigned rw_flags;     /* IO_RW_INLINE or none */
     uint32_t align;        /* of direct I/O, else 1 */
+    uint32_t unit;         /* of zeroing: also a device's block */
     struct list free;      /* job.link */
     struct list waiting;   /* blkdev_req.link: no free job */
     struct list rmw;       /* job.link: the first one is running */
@@ -102,6 +105,7 @@ job_get(struct filedev *fd, struct blkdev_req *up)
     j->up = up;
     j->bounce = NULL;
     j->rmw = false;
+    j->stage = 0;
     return j;
 }
 
@@ -157,24 +161,50 @@ plain_done(struct io_req *rq, int64_t res)
     job_done(j, whole(res, j->up->len));
 }
 
+static void zero_step(struct job *j, int rc);
+
 static unsigned
 write_flags(const struct job *j)
 {
     return j->fd->rw_flags | (j->up->flags & BLKDEV_FUA ? IO_RW_DSYNC : 0);
 }
 
+/* The piece is done: its buffer and its turn are given back. */
+static void
+bounce_end(struct job *j)
+{
+    io_mem_free(j->bounce, (size_t)j->b_len);
+    j->bounce = NULL;
+    if (!j->rmw)
+        return;
+    j->rmw = false;
+    list_del(&j->link);
+    rmw_next(j->fd);
+}
+
 static void
 bounce_written(struct io_req *rq, int64_t res)
 {
     struct job *j = container_of(rq, struct job, rq);
+    int rc = whole(res, j->b_len);
 
-    job_done(j, whole(res, j->b_len));
+    if (j->up->op == BLKDEV_WRITE) {
+        job_done(j, rc);
+        return;
+    }
+    bounce_end(j);
+    zero_step(j, rc);
 }
 
 static void
 bounce_write(struct job *j)
 {
-    memcpy(j->bounce + (j->up->off - j->b_off), j->up->buf, (size_t)j->up->len);
+    uint8_t *to = j->bounce + (j->p_off - j->b_off);
+
+    if (j->up->op == BLKDEV_WRITE)
+        memcpy(to, j->up->buf, (size_t)j->p_len);
+    else
+        memset(to, 0, (size_t)j->p_len);
     j->rq.done = bounce_written;
     io_file_pwrite(j->fd->file, &j->rq, j->bounce, (size_t)j->b_len, j->b_off,
                    write_flags(j));
@@ -191,8 +221,7 @@ bounce_read_done(struct io_req *rq, int64_t res)
         return;
     }
     if (rc == 0)
-        memcpy(j->up->buf, j->bounce + (j->up->off - j->b_off),
-               (size_t)j->up->len);
+        memcpy(j->up->buf, j->bounce + (j->p_off - j->b_off), (size_t)j->p_len);
     job_done(j, rc);
 }
 
@@ -211,21 +240,22 @@ rmw_next(struct filedev *fd)
 }
 
 static void
-bounce_start(struct job *j)
+bounce_start(struct job *j, uint64_t off, uint64_t len, uint32_t unit)
 {
     struct filedev *fd = j->fd;
-    const struct blkdev_req *up = j->up;
-    uint64_t mask = fd->align - 1;
+    uint64_t mask = unit - 1;
     bool first;
 
-    j->b_off = up->off & ~mask;
-    j->b_len = ((up->off + up->len + mask) & ~mask) - j->b_off;
+    j->p_off = off;
+    j->p_len = len;
+    j->b_off = off & ~mask;
+    j->b_len = ((off + len + mask) & ~mask) - j->b_off;
     j->bounce = io_mem_alloc((size_t)j->b_len);
     if (!j->bounce) {
         job_done(j, -ENOMEM);
-    } else if (up->op == BLKDEV_READ) {
+    } else if (j->up->op == BLKDEV_READ) {
         bounce_read(j);
-    } else if (j->b_len == up->len) {
+    } else if (j->b_len == len) {
         bounce_write(j);
     } else {
         j->rmw = true;
@@ -243,7 +273,7 @@ rw_start(struct job *j)
     const struct blkdev_req *up = j->up;
 
     if (((uintptr_t)up->buf | up->off | up->len) & (fd->align - 1)) {
-        bounce_start(j);
+        bounce_start(j, up->off, up->len, fd->align);
         return;
     }
     j->rq.done = plain_done;
@@ -271,16 +301,66 @@ flush_start(struct job *j)
 }
 
 static void
-zero_done(struct io_req *rq, int64_t res)
+zero_end(struct job *j, int rc)
 {
-    struct job *j = container_of(rq, struct job, rq);
-
-    if (res == -EOPNOTSUPP && j->up->op == BLKDEV_TRIM)
-        res = 0; /* learnt only now: nothing was done */
-    if (res == 0 && (j->up->flags & BLKDEV_FUA))
+    if (rc == 0 && (j->up->flags & BLKDEV_FUA))
         flush_start(j);
     else
-        job_done(j, (int)res);
+        job_done(j, rc);
+}
+
+static void
+zero_done(struct io_req *rq, int64_t res)
+{
+    zero_end(container_of(rq, struct job, rq), (int)res);
+}
+
+/* TRIM is only carried out where holes are cheap; should that turn out wrong,
+ * it writes zeros, because the submitter has counted on them (I23). */
+static enum io_zero_mode
+zero_mode(const struct blkdev_req *up)
+{
+    if (up->op == BLKDEV_TRIM)
+        return IO_ZERO_PUNCH;
+    if (up->flags & BLKDEV_NO_HOLE)
+        return IO_ZERO_KEEP;
+    return up->flags & BLKDEV_FAST_ZERO ? IO_ZERO_PUNCH_FAST : IO_ZERO_PUNCH;
+}
+
+/* Blocks that the range covers in part are read, changed and written: first the
+ * head, then the tail; then all between is zeroed by one call. */
+static void
+zero_step(struct job *j, int rc)
+{
+    const struct blkdev_req *up = j->up;
+    uint32_t unit = j->fd->unit;
+    uint64_t mask = unit - 1, end = up->off + up->len;
+    uint64_t first = (up->off + mask) & ~mask, last = end & ~mask;
+
+    if (rc < 0) {
+        job_done(j, rc);
+        return;
+    }
+    if (j->stage == 0) {
+        j->stage = 1;
+        if (first != up->off) {
+            bounce_start(j, up->off, MIN(first, end) - up->off, unit);
+            return;
+        }
+    }
+    if (j->stage == 1) {
+        j->stage = 2;
+        if (last != end && last >= first) {
+            bounce_start(j, last, end - last, unit);
+            return;
+        }
+    }
+    if (last <= first) {
+        zero_end(j, 0);
+        return;
+    }
+    j->rq.done = zero_done;
+    io_file_zero(j->fd->file, &j->rq, zero_mode(up), first, last - first);
 }
 
 /* TRIM where holes cannot be punched does nothing (I23).  ZERO that keeps its
@@ -290,25 +370,14 @@ static void
 zero_start(struct job *j)
 {
     const struct blkdev_req *up = j->up;
-    enum io_zero_mode mode = IO_ZERO_PUNCH;
+    unsigned fast_keep = BLKDEV_NO_HOLE | BLKDEV_FAST_ZERO;
 
-    if (up->op == BLKDEV_TRIM) {
-        if (!(j->fd->dev.info.features & BLKDEV_CAN_TRIM)) {
-            job_done(j, 0);
-            return;
-        }
-        mode = IO_ZERO_PUNCH_FAST;
-    } else if (up->flags & BLKDEV_NO_HOLE) {
-        if (up->flags & BLKDEV_FAST_ZERO) {
-            job_done(j, -EOPNOTSUPP);
-            return;
-        }
-        mode = IO_ZERO_KEEP;
-    } else if (up->flags & BLKDEV_FAST_ZERO) {
-        mode = IO_ZERO_PUNCH_FAST;
-    }
-    j->rq.done = zero_done;
-    io_file_zero(j->fd->file, &j->rq, mode, up->off, up->len);
+    if (up->op == BLKDEV_TRIM && !(j->fd->dev.info.features & BLKDEV_CAN_TRIM))
+        job_done(j, 0);
+    else if (up->op == BLKDEV_ZERO && (up->flags & fast_keep) == fast_keep)
+        job_done(j, -EOPNOTSUPP);
+    else
+        zero_step(j, 0);
 }
 
 static void
@@ -423,7 +492,7 @@ file_cancel(struct blkdev *d, const void *origin)
     list_for_each_safe (l, tmp, &fd->rmw) {
         struct job *j = list_entry(l, struct job, link);
 
-        if (l == fd->rmw.next || j->up->origin != origin)
+        if (l == fd->rmw.next || j->stage > 1 || j->up->origin != origin)
             continue;
         list_del(l);
         list_push_back(&gone, l);
@@ -510,6 +579,7 @@ info_fill(struct filedev *fd, const struct filedev_config *cfg, struct err *err)
                        "%s has %llu bytes, not a multiple of 512 above 0",
                        cfg->path, (unsigned long long)in.size);
     fd->align = in.direct ? in.align : 1;
+    fd->unit = MAX(fd->align, in.is_block_device ? in.block : 1u);
     fd->rw_flags = cfg->cache == FILEDEV_WRITEBACK ? IO_RW_INLINE : 0;
     out->size = in.size;
     out->min_block = in.direct ? MAX(in.align, (uint32_t)SECTOR) : SECTOR;
