@@ -360,6 +360,7 @@ void
 jindex_load_promoted(struct jindex *ix, uint64_t seq)
 {
     ix->promoted = ix->fence = seq;
+    runset_set_promoted(ix->rs, seq);
 }
 
 void
@@ -477,6 +478,7 @@ void
 jindex_drop_segment(struct jindex *ix, uint32_t no)
 {
     runset_drop_segment(ix->rs, no);
+    io_defer(ix->cfg.loop, &ix->tick); /* what is left may be ready to merge */
 }
 
 size_t
@@ -677,6 +679,7 @@ jindex_promoted(struct jindex *ix, uint64_t seq)
 {
     ix->promoted = MAX(ix->promoted, seq);
     ix->fence = MAX(ix->fence, seq);
+    runset_set_promoted(ix->rs, ix->promoted);
     switch_views(ix);
 }
 

@@ -79,6 +79,15 @@ open_vol(struct replica *r, const char *dir, const struct journal_volume *jv,
     r->n++;
     pthread_rwlock_init(&v->rmw, NULL);
     rc = io_file_info(v->file, &fi, err);
+    if (rc == 0 && fi.align > 1 && jv->size % fi.align != 0) {
+        /* Direct I/O could not write the last blocks without making the image
+         * longer than the volume. */
+        io_file_close(v->file);
+        v->file = NULL;
+        rc = io_file_open(r->loop, path, IO_OPEN_WRITE, &v->file, err);
+        if (rc == 0)
+            rc = io_file_info(v->file, &fi, err);
+    }
     if (rc < 0)
         return rc;
     if (fi.size == 0 && jv->size > 0) {
@@ -132,7 +141,8 @@ replica_close(struct replica *r)
     if (!r)
         return;
     for (unsigned i = 0; i < r->n; i++) {
-        io_file_close(r->v[i].file);
+        if (r->v[i].file)
+            io_file_close(r->v[i].file);
         pthread_rwlock_destroy(&r->v[i].rmw);
     }
     extmap_free(r->bad);

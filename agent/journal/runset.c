@@ -19,6 +19,7 @@ struct runset {
     struct run_info *runs; /* by level, then first segment */
     size_t n_runs, cap_runs;
     struct list sets;
+    uint64_t promoted; /* what lies at or below needs no more runs */
     uint32_t holds[HOLDS_MAX];
     size_t n_holds;
 };
@@ -135,6 +136,12 @@ runset_seal_segment(struct runset *rs, uint32_t no, uint64_t first_seq,
     s->first_seq = first_seq;
     s->last_seq = last_seq;
     return 0;
+}
+
+void
+runset_set_promoted(struct runset *rs, uint64_t seq)
+{
+    rs->promoted = seq;
 }
 
 void
@@ -268,7 +275,8 @@ plan_l0(const struct runset *rs, struct build_plan *out)
     for (size_t i = 0; i < rs->n_segs; i++) {
         const struct seg_info *s = &rs->segs[i];
 
-        if (!s->sealed || seg_empty(s) || has_l0(rs, s->no))
+        if (!s->sealed || seg_empty(s) || s->last_seq <= rs->promoted ||
+            has_l0(rs, s->no))
             continue;
         *out = (struct build_plan){ .n = 0 };
         plan_header(rs, &out->header);
@@ -334,6 +342,7 @@ plan_group(const struct runset *rs, unsigned level, uint64_t first,
     if (first + span <= UINT32_MAX)
         hi = seg_at(rs, (uint32_t)(first + span));
     if (hi == rs->n_segs || hi - lo < 2 ||
+        rs->segs[lo].first_seq <= rs->promoted ||
         level_has_group(rs, level, first, first + span))
         return 0;
     n = cover_group(rs, lo, hi, level, from, ARRAY_SIZE(from));

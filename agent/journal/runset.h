@@ -88,6 +88,8 @@ const struct runset_config *runset_config(const struct runset *rs);
 int runset_add_segment(struct runset *rs, const struct seg_info *s);
 int runset_seal_segment(struct runset *rs, uint32_t no, uint64_t first_seq,
                         uint64_t last_seq);
+/* No runs are built any more of what is promoted. */
+void runset_set_promoted(struct runset *rs, uint64_t seq);
 void runset_drop_segment(struct runset *rs, uint32_t no);
 const struct seg_info *runset_segment(const struct runset *rs, uint32_t no);
 int runset_add_run(struct runset *rs, const struct run_info *info);
