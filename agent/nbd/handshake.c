@@ -265,19 +265,19 @@ opt_abort(struct nbd_hs *hs)
 }
 
 static const struct {
-    enum nbd_opt type;
     enum nbd_hs_next (*run)(struct nbd_hs *hs);
+    enum nbd_opt type;
     bool before_tls; /* also while TLS is still to come on a forced listener */
 } options[] = {
-    { NBD_OPT_EXPORT_NAME, opt_export_name, false },
-    { NBD_OPT_ABORT, opt_abort, true },
-    { NBD_OPT_LIST, opt_list, false },
-    { NBD_OPT_STARTTLS, opt_starttls, true },
-    { NBD_OPT_INFO, opt_info_or_go, false },
-    { NBD_OPT_GO, opt_info_or_go, false },
-    { NBD_OPT_STRUCTURED_REPLY, opt_structured_reply, false },
-    { NBD_OPT_LIST_META_CONTEXT, opt_meta_context, false },
-    { NBD_OPT_SET_META_CONTEXT, opt_meta_context, false },
+    { opt_export_name, NBD_OPT_EXPORT_NAME, false },
+    { opt_abort, NBD_OPT_ABORT, true },
+    { opt_list, NBD_OPT_LIST, false },
+    { opt_starttls, NBD_OPT_STARTTLS, true },
+    { opt_info_or_go, NBD_OPT_INFO, false },
+    { opt_info_or_go, NBD_OPT_GO, false },
+    { opt_structured_reply, NBD_OPT_STRUCTURED_REPLY, false },
+    { opt_meta_context, NBD_OPT_LIST_META_CONTEXT, false },
+    { opt_meta_context, NBD_OPT_SET_META_CONTEXT, false },
 };
 
 static enum nbd_hs_next

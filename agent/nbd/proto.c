@@ -353,6 +353,7 @@ nbd_error_chunk_encode(uint8_t *out, uint64_t cookie, enum nbd_error error)
     nbd_chunk_encode(out, NBD_REPLY_ERROR, cookie, (uint32_t)(6 + n));
     put_be32(out + NBD_CHUNK_SIZE, (uint32_t)error);
     put_be16(out + NBD_CHUNK_SIZE + 4, (uint16_t)n);
+    /* NOLINTNEXTLINE(bugprone-not-null-terminated-result): no NUL is sent */
     memcpy(out + NBD_CHUNK_SIZE + 6, text, n);
     return NBD_CHUNK_SIZE + 6 + n;
 }

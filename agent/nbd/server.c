@@ -202,10 +202,10 @@ nbd_server_free(struct nbd_server *s)
     list_for_each_safe (p, tmp, &s->conns)
         nbd_conn_close(list_entry(p, struct nbd_conn, link));
     assert(list_empty(&s->conns)); /* no request is left in a device */
-    while (!list_empty(&s->leaving))
-        export_tell_gone(list_entry(s->leaving.next, struct nbd_export, link));
-    while (!list_empty(&s->exports))
-        export_free(list_entry(s->exports.next, struct nbd_export, link));
+    list_for_each_safe (p, tmp, &s->leaving)
+        export_tell_gone(list_entry(p, struct nbd_export, link));
+    list_for_each_safe (p, tmp, &s->exports)
+        export_free(list_entry(p, struct nbd_export, link));
     io_task_cancel(&s->wake);
     io_timer_stop(&s->starve);
     nbd_pool_release(&s->pool);

@@ -6,9 +6,8 @@
  * received straight into its pool buffer, and the same call reads on into the
  * stream buffer.
  *
- * Out: requests come back from the device in any order, are queued, and leave
- * in one writev a turn (a batch).  A batch is encoded once and then only
- * advanced, because a TLS channel may have taken a part of it.
+ * Out: requests come back from the device in any order and are queued; see
+ * reply.c.
  *
  * Bounds: a connection has at most max_in_flight requests, OUT_HIGH bytes of
  * unsent replies (and one reply more), and its share of the pool.  At any of
@@ -25,7 +24,7 @@
 
 #include "common/bytes.h"
 #include "io/file.h"
-#include "nbd/conn.h"
+#include "nbd/tx.h"
 
 enum {
     IN_SIZE = 256 << 10,
@@ -38,56 +37,9 @@ enum {
     TURN_REQUESTS = 256,
     TURN_BYTES = 8 << 20,
     READS_PER_TURN = 4,
-    BATCH = 128,           /* replies a writev */
-    BATCH_BYTES = 1 << 20, /* and payload, with one reply more */
     EXTENTS_SIZE = 64 << 10,
     CHUNK = 32,
 };
-
-struct nbd_req {
-    struct blkdev_req dev;
-    struct list link; /* free, done or sending */
-    struct nbd_conn *conn;
-    struct nbd_request rq;
-    void *buf; /* from the pool, buf_size bytes; NULL: none */
-    size_t buf_size;
-    enum nbd_error error;
-    bool hole;           /* READ: nothing but zeros was read */
-    uint32_t payload;    /* bytes of data in the reply */
-    const uint8_t *data; /* those bytes */
-    uint8_t extent[NBD_EXTENT_SIZE];
-};
-
-struct nbd_tx {
-    struct nbd_terms terms;
-    /* requests */
-    struct list free, done, sending;
-    struct nbd_req **chunks;
-    unsigned n_chunks, max_chunks;
-    unsigned made, max_reqs;
-    size_t held; /* bytes of the pool */
-    /* in */
-    uint8_t *in;
-    size_t in_at, in_len, ahead;
-    struct nbd_req *direct; /* its payload is being received */
-    size_t direct_got;
-    struct nbd_req *drained; /* a refused write, drain bytes still to come */
-    uint64_t drain;
-    size_t need; /* waits for a pool buffer of that size */
-    bool blocked, disc, parsing;
-    unsigned turn_requests; /* left in this turn */
-    uint64_t turn_bytes;
-    uint64_t moved_ns; /* when the last byte moved, either way */
-    bool out_full;     /* the channel took no more */
-    /* out */
-    size_t out_bytes;
-    unsigned n_done;
-    unsigned iov_n, iov_i;
-    struct iovec iov[2 * BATCH];
-    uint8_t head[BATCH * NBD_REPLY_HEADER_MAX];
-};
-
-static void flush(struct nbd_conn *c);
 
 /* --- request objects and their memory ----------------------------------- */
 
@@ -131,8 +83,8 @@ req_get(struct nbd_conn *c, const struct nbd_request *rq)
     return r;
 }
 
-static void
-buf_put(struct nbd_req *r)
+void
+nbd_req_drop_buf(struct nbd_req *r)
 {
     struct nbd_conn *c = r->conn;
 
@@ -144,10 +96,10 @@ buf_put(struct nbd_req *r)
     nbd_server_pool_freed(c->srv);
 }
 
-static void
-req_put(struct nbd_req *r)
+void
+nbd_req_put(struct nbd_req *r)
 {
-    buf_put(r);
+    nbd_req_drop_buf(r);
     list_push_front(&r->conn->tx->free, &r->link);
 }
 
@@ -193,161 +145,6 @@ nbd_tx_stalls(const struct nbd_conn *c, uint64_t since_ns)
 
     return tx && tx->held && (tx->direct || tx->out_full) &&
            tx->moved_ns < since_ns;
-}
-
-/* --- replies ------------------------------------------------------------ */
-
-static void
-reply(struct nbd_req *r)
-{
-    struct nbd_conn *c = r->conn;
-
-    if (r->error != NBD_SUCCESS) {
-        c->exp->stats.errors++;
-        r->payload = 0;
-    }
-    if (r->payload == 0)
-        buf_put(r);
-    c->tx->out_bytes += r->payload + NBD_REPLY_HEADER_MAX;
-    list_push_back(&c->tx->done, &r->link);
-    c->tx->n_done++;
-}
-
-static void
-reply_error(struct nbd_req *r, enum nbd_error error)
-{
-    r->error = error;
-    reply(r);
-}
-
-static size_t
-encode(const struct nbd_tx *tx, const struct nbd_req *r, uint8_t *out)
-{
-    const struct nbd_request *rq = &r->rq;
-
-    if (!tx->terms.structured)
-        return nbd_simple_reply_encode(out, rq->cookie, r->error);
-    if (r->error != NBD_SUCCESS)
-        return nbd_error_chunk_encode(out, rq->cookie, r->error);
-    if (r->hole)
-        return nbd_hole_chunk_encode(out, rq->cookie, rq->off, rq->len);
-    if (rq->type == NBD_CMD_READ && r->payload)
-        return nbd_data_chunk_encode(out, rq->cookie, rq->off, r->payload);
-    if (rq->type == NBD_CMD_READ)
-        return nbd_chunk_encode(out, NBD_REPLY_NONE, rq->cookie, 0);
-    if (rq->type == NBD_CMD_BLOCK_STATUS)
-        return nbd_status_chunk_encode(out, rq->cookie,
-                                       NBD_CONTEXT_ALLOCATION_ID,
-                                       r->payload / NBD_EXTENT_SIZE);
-    return nbd_simple_reply_encode(out, rq->cookie, r->error);
-}
-
-/* Queue n bytes at p behind the batch; headers that follow each other in memory
- * become one piece. */
-static void
-piece(struct nbd_tx *tx, const void *p, size_t n)
-{
-    struct iovec *last = tx->iov_n ? &tx->iov[tx->iov_n - 1] : NULL;
-
-    if (last && (const uint8_t *)last->iov_base + last->iov_len == p) {
-        last->iov_len += n;
-        return;
-    }
-    tx->iov[tx->iov_n++] = (struct iovec){
-        .iov_base = (void *)(uintptr_t)p, /* iovec has no const */
-        .iov_len = n,
-    };
-}
-
-static void
-batch_build(struct nbd_tx *tx)
-{
-    uint8_t *head = tx->head;
-    size_t bytes = 0;
-    unsigned n;
-
-    tx->iov_n = tx->iov_i = 0;
-    for (n = 0; n < BATCH && bytes < BATCH_BYTES; n++) {
-        struct list *p = list_pop_front(&tx->done);
-        struct nbd_req *r;
-        size_t len;
-
-        if (!p)
-            break;
-        tx->n_done--;
-        r = list_entry(p, struct nbd_req, link);
-        len = encode(tx, r, head);
-        piece(tx, head, len);
-        head += len;
-        if (r->payload)
-            piece(tx, r->data, r->payload);
-        bytes += r->payload;
-        list_push_back(&tx->sending, &r->link);
-    }
-}
-
-/* n bytes of the batch have left; true: that was all of it. */
-static bool
-batch_advance(struct nbd_tx *tx, size_t n)
-{
-    while (tx->iov_i < tx->iov_n) {
-        struct iovec *v = &tx->iov[tx->iov_i];
-
-        if (n < v->iov_len) {
-            v->iov_base = (uint8_t *)v->iov_base + n;
-            v->iov_len -= n;
-            return false;
-        }
-        n -= v->iov_len;
-        tx->iov_i++;
-    }
-    return true;
-}
-
-static void
-batch_release(struct nbd_tx *tx)
-{
-    struct list *p;
-
-    tx->iov_n = tx->iov_i = 0;
-    while ((p = list_pop_front(&tx->sending))) {
-        struct nbd_req *r = list_entry(p, struct nbd_req, link);
-
-        tx->out_bytes -= r->payload + NBD_REPLY_HEADER_MAX;
-        req_put(r);
-    }
-}
-
-/* Send what is done; stops when the channel is full or closed. */
-static void
-flush(struct nbd_conn *c)
-{
-    struct nbd_tx *tx = c->tx;
-
-    tx->out_full = false;
-    while (c->ch) {
-        int64_t n;
-
-        if (tx->iov_n == 0) {
-            if (list_empty(&tx->done))
-                break;
-            batch_build(tx);
-        }
-        n = io_chan_writev(c->ch, tx->iov + tx->iov_i, tx->iov_n - tx->iov_i);
-        if (n == -EAGAIN) {
-            tx->out_full = true;
-            return;
-        }
-        if (n < 0) {
-            nbd_conn_close(c);
-            return;
-        }
-        tx->moved_ns = io_mono_ns(c->srv->loop);
-        if (batch_advance(tx, (size_t)n))
-            batch_release(tx);
-    }
-    if (c->ch && tx->disc && c->in_dev == 0)
-        nbd_conn_close(c); /* all that was asked before DISC is answered */
 }
 
 /* --- completions -------------------------------------------------------- */
@@ -418,14 +215,14 @@ req_done(struct blkdev_req *d, int res)
     c->in_dev--;
     c->exp->stats.in_flight--;
     if (!c->ch) {
-        req_put(r);
+        nbd_req_put(r);
     } else {
         r->error = nbd_error_of(res, &r->rq);
         if (r->error == NBD_SUCCESS && d->op == BLKDEV_READ)
             read_done(r);
         else if (r->error == NBD_SUCCESS && d->op == BLKDEV_EXTENTS)
             extents_done(r);
-        reply(r);
+        nbd_tx_reply(r);
         if (!c->tx->parsing)
             io_defer(c->srv->loop, &c->task);
     }
@@ -529,14 +326,21 @@ answer_at_once(struct nbd_req *r)
         nbd_extent_encode(r->extent, r->rq.len, 0);
         r->data = r->extent;
         r->payload = NBD_EXTENT_SIZE;
-        reply(r);
+        nbd_tx_reply(r);
         return true;
     }
     if (r->rq.len == 0 && r->rq.type != NBD_CMD_FLUSH) {
-        reply(r);
+        nbd_tx_reply(r);
         return true;
     }
     return false;
+}
+
+static void
+reply_error(struct nbd_req *r, enum nbd_error error)
+{
+    r->error = error;
+    nbd_tx_reply(r);
 }
 
 enum taken {
@@ -554,11 +358,11 @@ take_later(struct nbd_conn *c, struct nbd_req *r, size_t have)
 
     if (r->rq.len - have <= DIRECT_MIN &&
         NBD_REQUEST_SIZE + (size_t)r->rq.len <= IN_SIZE) {
-        req_put(r);
+        nbd_req_put(r);
         return NOT_ALL_HERE;
     }
     if (buf_get(r, r->rq.len) < 0) {
-        req_put(r);
+        nbd_req_put(r);
         return BLOCKED;
     }
     memcpy(r->buf, tx->in + tx->in_at + NBD_REQUEST_SIZE, have);
@@ -580,7 +384,7 @@ take_refused(struct nbd_conn *c, struct nbd_req *r, enum nbd_error error)
         return TAKEN;
     }
     if (r->rq.len > NBD_DRAIN_MAX) {
-        req_put(r);
+        nbd_req_put(r);
         nbd_conn_fail(c, -EMSGSIZE, ERR_NBD_0005,
                       "sent a write of more than 64 MiB");
         return BLOCKED;
@@ -611,7 +415,7 @@ take(struct nbd_conn *c, const struct nbd_request *rq)
         return take_later(c, r, here);
     need = buf_needed(c, rq);
     if (need && buf_get(r, need) < 0) {
-        req_put(r);
+        nbd_req_put(r);
         return BLOCKED;
     }
     if (payload) {
@@ -634,7 +438,7 @@ drain(struct nbd_tx *tx)
     tx->in_at += n;
     tx->drain -= n;
     if (tx->drain == 0) {
-        reply(tx->drained);
+        nbd_tx_reply(tx->drained);
         tx->drained = NULL;
     }
 }
@@ -651,7 +455,7 @@ parse_may_go_on(struct nbd_conn *c)
     }
     if ((tx->out_bytes >= FLUSH_AT || tx->n_done >= FLUSH_REPLIES) &&
         !tx->out_full)
-        flush(c);
+        nbd_tx_flush(c);
     return c->ch && tx->out_bytes < OUT_HIGH;
 }
 
@@ -782,7 +586,7 @@ settle(struct nbd_conn *c)
     unsigned want = 0;
 
     if (c->ch && !tx->out_full)
-        flush(c);
+        nbd_tx_flush(c);
     if (!c->ch)
         return;
     /* Blocked on itself only: a flush that freed something lets it go on. */
@@ -809,7 +613,7 @@ nbd_tx_run(struct nbd_conn *c)
     nbd_conn_hold(c);
     new_turn(c->tx);
     if (c->ch && !c->tx->out_full)
-        flush(c);
+        nbd_tx_flush(c);
     if (c->ch && c->tx->blocked)
         parse(c);
     settle(c);
@@ -824,7 +628,7 @@ nbd_tx_event(struct nbd_conn *c, unsigned events)
     new_turn(tx);
     if (events & IO_CHAN_WRITABLE) {
         tx->out_full = false;
-        flush(c);
+        nbd_tx_flush(c);
         if (c->ch && tx->blocked)
             parse(c);
     }
@@ -864,7 +668,7 @@ put_all(struct list *l)
     struct list *p;
 
     while ((p = list_pop_front(l)))
-        req_put(list_entry(p, struct nbd_req, link));
+        nbd_req_put(list_entry(p, struct nbd_req, link));
 }
 
 void
@@ -877,9 +681,9 @@ nbd_tx_stop(struct nbd_conn *c)
     tx->n_done = 0;
     tx->iov_n = tx->iov_i = 0;
     if (tx->direct)
-        req_put(tx->direct);
+        nbd_req_put(tx->direct);
     if (tx->drained)
-        req_put(tx->drained);
+        nbd_req_put(tx->drained);
     tx->direct = tx->drained = NULL;
     tx->blocked = false;
 }
