@@ -278,6 +278,12 @@ agent_config_print(const struct agent_config *cfg, struct buf *out)
 int
 agent_config_sample(struct buf *out)
 {
+    (void)buf_addf(
+        out,
+        "# Configuration of holdfastd, see holdfastd(8).  Every option stands here with\n"
+        "# its default; take the # away to change one.  Form: libconfig (name = value;).\n"
+        "# Sizes: \"64KiB\", \"256MiB\", \"4GiB\".  Times: \"250ms\", \"5s\", \"15min\", \"1h\".\n"
+        "# holdfastd --check-config prints the values in effect.\n\n");
     return config_sample(&table, out);
 }
 

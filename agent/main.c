@@ -25,28 +25,6 @@ struct command {
     int (*run)(const struct arguments *a, const char *operand);
 };
 
-void
-report_error(const struct err *err)
-{
-    fprintf(stderr, "holdfastd: %s (%s)\n  next: %s\n", err->msg,
-            err_code_text(err->code), err_code_next(err->code));
-}
-
-int
-status_of(const struct err *err)
-{
-    switch (err->num) {
-    case -ECONNREFUSED:
-    case -ECONNRESET:
-    case -ETIMEDOUT:
-    case -EHOSTUNREACH:
-    case -ENETUNREACH:
-    case -EAGAIN:
-    case -EBUSY: return STATUS_TEMPORARY;
-    default: return STATUS_FAILED;
-    }
-}
-
 static int
 finish(int rc, const struct err *err)
 {

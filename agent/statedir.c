@@ -104,7 +104,6 @@ statedir_lock(const char *path, struct lockfile *lock, struct err *err)
 static int
 refuse_existing(const char *path, struct err *err)
 {
-    struct lockfile lock = LOCKFILE_INIT;
     char file[FILE_PATH_SIZE];
     int rc = statedir_check(path, err);
 
@@ -115,13 +114,11 @@ refuse_existing(const char *path, struct err *err)
     if (rc == -EBADMSG)
         return err_set(err, -EEXIST, ERR_AGT_0001,
                        "%s: exists and is not empty", path);
-    /* Taking the lock would write into it, so look first. */
     rc = path_join(file, path, "lock", err);
+    if (rc == 0)
+        rc = lockfile_probe(file, err);
     if (rc < 0)
         return rc;
-    if (access(file, F_OK) == 0 && lockfile_take(&lock, file, err) == -EBUSY)
-        return -EBUSY;
-    lockfile_release(&lock);
     return err_set(err, -EEXIST, ERR_AGT_0001,
                    "%s: is a state directory already", path);
 }
@@ -156,7 +153,7 @@ statedir_begin(const char *path, char out_draft[FILE_PATH_SIZE], struct err *err
         return err_set(err, -ENAMETOOLONG, ERR_GEN_0003,
                        "%s: path of %zu bytes", path, n);
     (void)snprintf(clean, sizeof clean, "%.*s", (int)n, path);
-    (void)snprintf(draft, sizeof draft, "%.4070s.new-XXXXXX", clean);
+    (void)snprintf(draft, sizeof draft, "%.1000s.new-XXXXXX", clean);
     slash = strrchr(clean, '/');
     if (slash && slash != clean) {
         *slash = '\0';

@@ -100,7 +100,7 @@ now_ms(void)
 static void
 pid_path(const struct supervisor *s, const char *name, char out[FILE_PATH_SIZE])
 {
-    (void)snprintf(out, FILE_PATH_SIZE, "%.4000s/run/%s.pid", s->cfg.state_dir,
+    (void)snprintf(out, FILE_PATH_SIZE, "%.900s/run/%s.pid", s->cfg.state_dir,
                    name);
 }
 
@@ -132,7 +132,7 @@ has_identity(const struct supervisor *s, const char *role)
 {
     char path[FILE_PATH_SIZE];
 
-    (void)snprintf(path, sizeof path, "%.4000s/%s/" ROLE_CHAIN_FILE,
+    (void)snprintf(path, sizeof path, "%.900s/%s/" ROLE_CHAIN_FILE,
                    s->cfg.state_dir, role);
     return access(path, F_OK) == 0;
 }
@@ -498,7 +498,7 @@ lock_role(const struct agent_config *cfg, const char *role,
     char path[FILE_PATH_SIZE];
     int rc;
 
-    (void)snprintf(path, sizeof path, "%.4000s/%s/lock", cfg->state_dir, role);
+    (void)snprintf(path, sizeof path, "%.900s/%s/lock", cfg->state_dir, role);
     for (;;) {
         rc = lockfile_take(lock, path, err);
         if (rc != -EBUSY || now_ms() >= deadline)

@@ -280,27 +280,34 @@ dir_sync(const char *path, struct err *err)
     return rc;
 }
 
-int
-lockfile_take(struct lockfile *l, const char *path, struct err *err)
+/* The lock on fd was refused: say who has it. */
+static int
+name_holder(int fd, const char *path, struct err *err)
 {
     char text[32] = "";
     ssize_t n;
+
+    if (errno != EWOULDBLOCK)
+        return fail(err, path, "lock");
+    n = pread(fd, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    return err_set(err, -EBUSY, ERR_GEN_0005, "%s: locked by running process %s",
+                   path, text[0] ? text : "(number unknown)");
+}
+
+int
+lockfile_take(struct lockfile *l, const char *path, struct err *err)
+{
     int rc, fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    char text[32];
+    int n;
 
     l->fd = -1;
     if (fd < 0)
         return fail(err, path, "open");
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        if (errno != EWOULDBLOCK) {
-            rc = fail(err, path, "lock");
-        } else {
-            n = pread(fd, text, sizeof text - 1, 0);
-            text[n > 0 ? n : 0] = '\0';
-            text[strcspn(text, "\n")] = '\0';
-            rc = err_set(err, -EBUSY, ERR_GEN_0005,
-                         "%s: locked by running process %s", path,
-                         text[0] ? text : "(number unknown)");
-        }
+        rc = name_holder(fd, path, err);
         (void)close(fd); /* nothing written */
         return rc;
     }
@@ -312,6 +319,19 @@ lockfile_take(struct lockfile *l, const char *path, struct err *err)
     }
     l->fd = fd;
     return 0;
+}
+
+int
+lockfile_probe(const char *path, struct err *err)
+{
+    int rc = 0, fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : fail(err, path, "open");
+    if (flock(fd, LOCK_SH | LOCK_NB) < 0)
+        rc = name_holder(fd, path, err);
+    (void)close(fd); /* read-only */
+    return rc;
 }
 
 void

@@ -9,9 +9,8 @@
 #include "common/buf.h"
 #include "common/err.h"
 
-enum {
-    FILE_PATH_SIZE = 4096
-}; /* PATH_MAX */
+/* Longer paths are refused with a sentence; several fit on a stack. */
+enum { FILE_PATH_SIZE = 1024 };
 
 /* dir/name into out; -ENAMETOOLONG with a sentence. */
 int path_join(char out[FILE_PATH_SIZE], const char *dir, const char *name,
@@ -68,5 +67,7 @@ struct lockfile {
 /* -EBUSY: held; the sentence names the holder. */
 int lockfile_take(struct lockfile *l, const char *path, struct err *err);
 void lockfile_release(struct lockfile *l);
+/* Is it held?  -EBUSY as above, 0 when free or absent; changes nothing. */
+int lockfile_probe(const char *path, struct err *err);
 
 #endif
