@@ -40,7 +40,8 @@ uint64_t ringpool_size(const struct ringpool *p);
 
 /* --- the splitter ------------------------------------------------------- */
 
-/* Takes over backing: closing the splitter closes it.  Requests of up to 32 MiB
+/* Takes over backing: closing the splitter closes it (never from a done()).
+ * Reads, and flushes while detached, pass straight through.  Requests of up to 32 MiB
  * are cut into pieces of BATCH_WRITE_MAX (writes) and BATCH_ZERO_MAX. */
 int splitter_open(struct blkdev *backing, struct blkdev **out, struct err *err);
 
@@ -58,8 +59,10 @@ struct capture;
 enum capture_state {
     CAPTURE_EXACT,     /* every write since the last resync is in the lane */
     CAPTURE_COLLAPSED, /* the ring overflowed: writes are not being kept */
-    CAPTURE_BROKEN,    /* exact again, but content is unknown: resync needed
-                        * (after a collapse, a failed write, an unclean start) */
+    CAPTURE_BROKEN,    /* there is room again, but a resync is needed (after a
+                        * collapse, a failed write or sync, an unclean start).
+                        * Writes take a number and no memory until
+                        * capture_resync_begin(): nobody could use them. */
 };
 
 struct capture_config {
@@ -89,19 +92,24 @@ void capture_detach(struct capture *c, uint16_t vol);
 
 enum capture_state capture_state(const struct capture *c);
 uint64_t capture_seq(const struct capture *c); /* the last one given */
-/* Leave BROKEN: the caller has begun a resync of all volumes (its
- * RESYNC_BEGIN is in the lane). Refused (-EAGAIN) while COLLAPSED. */
+/* Leave BROKEN for EXACT, or begin a resync in EXACT (first sync, forced):
+ * appends GAP, when numbers were given to writes that were not kept, and
+ * RESYNC_BEGIN; all volumes are to be read from here on.  May be called again
+ * inside a window, and must be when the lane broke in it.  -EAGAIN while
+ * COLLAPSED, or without room: wake(). */
 int capture_resync_begin(struct capture *c, const struct resync_begin *rb);
 /* Ends the window; -EAGAIN when another collapse or failure came in between. */
 int capture_resync_end(struct capture *c);
 bool capture_in_resync(const struct capture *c);
 
 /* Append a checkpoint.  The cut lies behind every write that has been replied
- * to.  -EAGAIN while COLLAPSED, BROKEN or in a resync window.  cc->cut_no and
+ * to.  A write before it that is in flight may still fail: then a DIRTY lies in
+ * front of it, and the receiver does not offer it (I19).  -EAGAIN while COLLAPSED, BROKEN or in a resync window.  cc->cut_no and
  * times are the caller's. */
 int
 capture_cut(struct capture *c, const struct cut_commit *cc, uint64_t *out_seq);
-/* INCARNATION, the first entry of an incarnation. */
+/* INCARNATION, the first entry of an incarnation (-EINVAL when a number has
+ * been given already): before the first attach.  BROKEN unless li->exact. */
 int capture_incarnation(struct capture *c, const struct lane_incarnation *li);
 
 /* Read a range for a resync, under the range lock.
@@ -112,7 +120,14 @@ int capture_incarnation(struct capture *c, const struct lane_incarnation *li);
  * Zero detection: rq->zero is set when the range is a hole or reads as zeros.
  * Ranges of up to BATCH_WRITE_MAX, or BATCH_ZERO_MAX where the whole range is a
  * hole (-E2BIG otherwise: ask again in smaller pieces).  In-band reads hold at
- * most a quarter of the ring: -EAGAIN, wake() when there is room. */
+ * most a quarter of the ring: -EAGAIN, wake() when there is room.
+ *
+ * Returns 0, and done() is called once, possibly before this returns; or a
+ * negative errno and no done().  Both may say -E2BIG or -EAGAIN (in-band reads
+ * also when the lane is not EXACT any more).  done() further says -EIO after
+ * three tries: of more than 4096 bytes ask for the parts; a smaller range has
+ * become a DIRTY entry and counts as answered.  -ECANCELED: volume detached or
+ * capture freed.  The splitter stays open until done(). */
 struct capture_read {
     uint16_t vol;
     bool in_band;
