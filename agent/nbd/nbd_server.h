@@ -49,7 +49,8 @@ int nbd_export_add(struct nbd_server *s, const struct nbd_export_config *cfg,
                    struct nbd_export **out, struct err *err);
 /* Take it off the list, close its connections, cancel what has not begun
  * (blkdev_cancel), wait for the rest; then gone(arg) is called and dev is no
- * longer used. */
+ * longer used.  gone is called from the loop, never inside this call (or from
+ * nbd_server_free(), when the loop did not come to it); it may be NULL. */
 void nbd_export_remove(struct nbd_export *e, void (*gone)(void *arg), void *arg);
 
 struct nbd_export_stats {
@@ -62,7 +63,8 @@ struct nbd_listen_config {
     struct io_addr addr;
     struct nbd_export *only;  /* NULL: all exports of the server */
     struct tls_ctx *tls;      /* for STARTTLS; required on TCP unless
-                                 * plain_tcp_for_tests */
+                                 * plain_tcp_for_tests.  Borrowed until
+                                 * nbd_listener_close() */
     bool plain_tcp_for_tests; /* tests and benchmarks on loopback only */
 };
 
