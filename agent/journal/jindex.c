@@ -505,6 +505,31 @@ jindex_delete_run(struct jindex *ix, const struct run_info *info)
         (void)io_unlink(ix->cfg.loop, path); /* else removed at next start */
 }
 
+int
+jindex_hold(struct jindex *ix, uint32_t no)
+{
+    return runset_segment(ix->rs, no) ? runset_hold(ix->rs, no) : -ENOENT;
+}
+
+void
+jindex_unhold(struct jindex *ix, uint32_t no)
+{
+    runset_unhold(ix->rs, no);
+    set_released(ix);
+}
+
+bool
+jindex_has_run(const struct jindex *ix, const struct run_info *info)
+{
+    const struct run_info *r;
+
+    for (size_t i = 0; (r = runset_run(ix->rs, i)); i++)
+        if (r->level == info->level && r->first_seg == info->first_seg &&
+            r->last_seq == info->last_seq)
+            return true;
+    return false;
+}
+
 /* --- read sets for jobs -------------------------------------------------------------- */
 
 /* Plan (after, upto] and keep its segments for a job. */

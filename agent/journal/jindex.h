@@ -104,6 +104,12 @@ jindex_dead_runs(const struct jindex *ix, struct run_info *out, size_t max);
 /* After RUN_DEL is durable. */
 void jindex_delete_run(struct jindex *ix, const struct run_info *info);
 
+/* Keep segment no and all younger ones, and the runs over them, until unhold.
+ * -ENOENT: it is gone; -EBUSY: too many holds. */
+int jindex_hold(struct jindex *ix, uint32_t no);
+void jindex_unhold(struct jindex *ix, uint32_t no);
+bool jindex_has_run(const struct jindex *ix, const struct run_info *info);
+
 /* --- promotion ----------------------------------------------------------- */
 
 /* Below it nothing may be promoted without converting views; UINT64_MAX: no

@@ -1,0 +1,374 @@
+/* The scrub: read everything that the manifest names and check it, without
+ * changing anything.
+ *
+ * One object a worker job (manifest, points, a segment, a run), so commits and
+ * reads go on in between.  In a running journal an object that was recycled
+ * meanwhile is passed over, and the open segment is left to recovery and to the
+ * readers; without a running journal the open segment is scanned as recovery
+ * would, and a valid batch that proves a lost one is damage (I16).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "journal/journal_internal.h"
+
+enum {
+    SCRUB_ALERTS_MAX = 16
+};
+
+struct scrub {
+    struct io_loop *loop;
+    const char *dir; /* borrowed */
+    struct vpg_id vpg;
+    uint32_t lane;
+    struct man_seg *segs;
+    struct run_info *runs;
+    size_t n_segs, n_runs, next; /* next: objects done so far */
+    uint64_t points;
+    uint32_t points_gen;
+    struct journal_scrub_result result;
+    char told[SCRUB_ALERTS_MAX][256];
+    unsigned n_told;
+    /* Of a running journal: */
+    struct journal *j;
+    struct io_work work;
+    bool held;
+    uint32_t hold;
+    void (*done)(void *arg, int res, const struct journal_scrub_result *r);
+    void *arg;
+};
+
+enum {
+    SCRUB_MANIFEST,
+    SCRUB_POINTS,
+    SCRUB_FILES
+};
+
+static void
+found_bad(void *arg, const char *what)
+{
+    struct scrub *s = arg;
+
+    if (s->result.bad++ == 0)
+        (void)snprintf(s->result.first_bad, sizeof s->result.first_bad, "%s",
+                       what);
+    if (s->n_told < SCRUB_ALERTS_MAX)
+        (void)snprintf(s->told[s->n_told++], sizeof s->told[0], "%s", what);
+}
+
+/* Take the lists of objects out of a state. */
+static int
+scrub_list(struct scrub *s, const struct man_state *st)
+{
+    s->vpg = st->id.vpg;
+    s->lane = st->id.lane;
+    s->segs = calloc(st->n_segs + 1, sizeof *s->segs);
+    s->runs = calloc(st->n_runs + 1, sizeof *s->runs);
+    if (!s->segs || !s->runs)
+        return -ENOMEM;
+    for (size_t i = 0; i < st->n_segs; i++) {
+        s->segs[s->n_segs++] = st->segs[i];
+        if (st->segs[i].sealed) {
+            s->points = st->segs[i].points;
+            s->points_gen = st->segs[i].points_gen;
+        }
+    }
+    for (size_t i = 0; i < st->n_runs; i++)
+        s->runs[s->n_runs++] = st->runs[i];
+    return 0;
+}
+
+static void
+scrub_release(struct scrub *s)
+{
+    free(s->segs);
+    free(s->runs);
+}
+
+/* A rewrite stopped between its two renames leaves manifest.old alone. */
+static int
+manifest_read(struct io_loop *loop, const char *dir, struct man_state *out,
+              size_t *out_len, struct err *err)
+{
+    static const char *const names[] = { "manifest", "manifest.old" };
+    int rc = -ENOENT;
+
+    for (size_t i = 0; rc == -ENOENT && i < ARRAY_SIZE(names); i++) {
+        char path[4096];
+        uint8_t *bytes = NULL;
+        uint64_t next;
+        uint32_t prev;
+        size_t good;
+        bool clean;
+
+        (void)snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        rc = io_read_whole(loop, path, MANIFEST_FILE_MAX, &bytes, out_len, err);
+        if (rc == 0) {
+            rc = man_state_parse(bytes, *out_len, out, &next, &prev, &good,
+                                 &clean, err);
+            if (rc < 0)
+                err_prefix(err, "%s", path);
+        }
+        free(bytes);
+    }
+    return rc;
+}
+
+static void
+check_manifest(struct scrub *s)
+{
+    struct man_state st = { .n_segs = 0 };
+    struct err err = ERR_INIT;
+    size_t len = 0;
+
+    if (manifest_read(s->loop, s->dir, &st, &len, &err) < 0)
+        found_bad(s, err.msg);
+    else
+        man_state_release(&st);
+    s->result.bytes += len;
+}
+
+static void
+check_points(struct scrub *s)
+{
+    struct err err = ERR_INIT;
+    uint64_t n = 0;
+
+    if (points_verify(s->loop, s->dir, s->points_gen, s->points, &n, &err) < 0)
+        found_bad(s, err.msg);
+    s->result.bytes += n * POINTS_REC;
+}
+
+/* Behind the last good batch of an open segment there must be none that proves
+ * that more had been acknowledged. */
+static void
+check_tail(struct scrub *s, uint32_t no)
+{
+    struct seg_scan sc = { .tables = seg_tables_new() };
+    struct err err = ERR_INIT;
+    struct io_file *f = NULL;
+    char path[4096], name[SEG_NAME_MAX], what[256];
+    int rc;
+
+    seg_name(no, name);
+    (void)snprintf(path, sizeof path, "%s/%s", s->dir, name);
+    rc = sc.tables ? io_file_open(s->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT,
+                                  &f, &err)
+                   : -ENOMEM;
+    if (rc == 0)
+        rc = segment_scan(f, 0, &sc, &err);
+    if (rc == 0)
+        rc = segment_find_later(f, &sc.incarnation, sc.end, sc.last_batch + 1,
+                                &err);
+    if (rc > 0) {
+        (void)snprintf(what, sizeof what,
+                       "%s: offset %" PRIu64 ": acknowledged batch %" PRIu64
+                       " is damaged",
+                       name, sc.end, sc.last_batch + 1);
+        found_bad(s, what);
+    }
+    seg_tables_free(sc.tables);
+    if (f)
+        io_file_close(f);
+}
+
+static void
+check_segment(struct scrub *s, const struct man_seg *m)
+{
+    struct seg_place p = { .no = m->no,
+                           .footer_off = m->sealed ? m->footer_off : 0,
+                           .end = m->sealed ? m->end : 0,
+                           .last_seq = m->last_seq };
+    struct seg_verify v = { .bad = found_bad, .arg = s };
+    uint64_t before = s->result.bad;
+
+    p.header = (struct seg_header){ .vpg = s->vpg,
+                                    .lane = s->lane,
+                                    .no = m->no,
+                                    .size = m->size,
+                                    .incarnation = m->incarnation,
+                                    .first_batch = m->first_batch,
+                                    .first_seq = m->first_seq };
+    memcpy(p.header.prev_digest, m->prev_digest, sizeof m->prev_digest);
+    (void)segment_verify(s->loop, s->dir, &p, &v);
+    if (!m->sealed && s->result.bad == before)
+        check_tail(s, m->no);
+    s->result.segments++;
+    s->result.batches += v.batches;
+    s->result.chunks += v.chunks;
+    s->result.bytes += v.bytes;
+}
+
+static void
+check_run(struct scrub *s, const struct run_info *info)
+{
+    struct run_header want = { .vpg = s->vpg, .lane = s->lane, .info = *info };
+    struct err err = ERR_INIT;
+    char name[RUN_NAME_MAX];
+    struct run *r = NULL;
+    uint64_t bytes = 0;
+    int rc;
+
+    run_name(info, name);
+    rc = run_open(s->loop, s->dir, name, &want, &r, &err);
+    if (rc == 0)
+        rc = run_verify(r, &bytes, &err);
+    run_unref(r);
+    if (rc < 0)
+        found_bad(s, err.msg);
+    s->result.runs++;
+    s->result.bytes += bytes;
+}
+
+static size_t
+scrub_objects(const struct scrub *s)
+{
+    return SCRUB_FILES + s->n_segs + s->n_runs;
+}
+
+static void
+check_object(struct scrub *s, size_t i)
+{
+    if (i == SCRUB_MANIFEST)
+        check_manifest(s);
+    else if (i == SCRUB_POINTS)
+        check_points(s);
+    else if (i - SCRUB_FILES < s->n_segs)
+        check_segment(s, &s->segs[i - SCRUB_FILES]);
+    else
+        check_run(s, &s->runs[i - SCRUB_FILES - s->n_segs]);
+}
+
+int
+journal_scrub_dir(struct io_loop *loop, const char *dir,
+                  struct journal_scrub_result *out, struct err *err)
+{
+    struct scrub s = { .loop = loop, .dir = dir };
+    struct man_state st = { .n_segs = 0 };
+    size_t len = 0;
+    int rc = manifest_read(loop, dir, &st, &len, err);
+
+    if (rc == -EBADMSG) {
+        /* Damage is a finding, not a failure to look. */
+        struct err e = ERR_INIT;
+
+        (void)manifest_read(loop, dir, &st, &len, &e);
+        found_bad(&s, e.msg);
+        *out = s.result;
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    rc = scrub_list(&s, &st);
+    man_state_release(&st);
+    for (; rc == 0 && s.next < scrub_objects(&s); s.next++)
+        check_object(&s, s.next);
+    scrub_release(&s);
+    if (rc < 0)
+        return err_set(err, rc, ERR_GEN_0002, "no memory to scrub %s", dir);
+    *out = s.result;
+    return 0;
+}
+
+/* --- in a running journal ---------------------------------------------------- */
+
+static void
+scrub_work(struct io_work *w)
+{
+    struct scrub *s = container_of(w, struct scrub, work);
+
+    check_object(s, s->next);
+}
+
+/* Keep what the object needs; false: it is gone, or belongs to recovery. */
+static bool
+scrub_hold(struct scrub *s, size_t i)
+{
+    uint32_t no;
+
+    s->held = false;
+    if (i < SCRUB_FILES)
+        return true;
+    i -= SCRUB_FILES;
+    if (i < s->n_segs && !s->segs[i].sealed)
+        return false;
+    no = i < s->n_segs ? s->segs[i].no : s->runs[i - s->n_segs].first_seg;
+    if (i >= s->n_segs && !jindex_has_run(s->j->ix, &s->runs[i - s->n_segs]))
+        return false;
+    if (jindex_hold(s->j->ix, no) < 0)
+        return false;
+    s->hold = no;
+    s->held = true;
+    return true;
+}
+
+static void
+scrub_end(struct scrub *s)
+{
+    struct journal *j = s->j;
+
+    for (unsigned i = 0; i < s->n_told; i++) {
+        struct err e;
+
+        err_set(&e, -EBADMSG, ERR_JNL_0061, "the scrub found damage: %s",
+                s->told[i]);
+        journal_alert(j, &e);
+    }
+    s->done(s->arg, j->closing ? -ECANCELED : 0, &s->result);
+    scrub_release(s);
+    free(s);
+    journal_job_done(j);
+}
+
+static void
+scrub_go(struct scrub *s)
+{
+    while (!s->j->closing && s->next < scrub_objects(s)) {
+        if (scrub_hold(s, s->next)) {
+            io_work_submit(s->loop, &s->work);
+            return;
+        }
+        s->next++;
+    }
+    scrub_end(s);
+}
+
+static void
+scrub_work_done(struct io_work *w)
+{
+    struct scrub *s = container_of(w, struct scrub, work);
+
+    if (s->held)
+        jindex_unhold(s->j->ix, s->hold);
+    s->next++;
+    scrub_go(s);
+}
+
+void
+journal_scrub(struct journal *j,
+              void (*done)(void *arg, int res,
+                           const struct journal_scrub_result *r),
+              void *arg)
+{
+    struct scrub *s = calloc(1, sizeof *s);
+    struct journal_scrub_result none = { .bad = 0 };
+
+    if (!s || j->closing || scrub_list(s, &j->man.state) < 0) {
+        if (s)
+            scrub_release(s);
+        free(s);
+        done(arg, j->closing ? -ECANCELED : -ENOMEM, &none);
+        return;
+    }
+    s->loop = j->loop;
+    s->dir = j->dir;
+    s->j = j;
+    s->done = done;
+    s->arg = arg;
+    s->work.run = scrub_work;
+    s->work.done = scrub_work_done;
+    j->jobs++;
+    scrub_go(s);
+}
