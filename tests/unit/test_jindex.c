@@ -595,11 +595,438 @@ histories(void **state)
     }
 }
 
+/* --- requests in flight while promotion and conversion go on ------------------- */
+
+enum {
+    FLIGHT = 24
+};
+
+struct flight {
+    struct blkdev_req rq;
+    struct model_view *m;
+    uint16_t vol;
+    uint8_t *buf;
+    bool busy;
+    unsigned *errors;
+};
+
+static void
+flight_done(struct blkdev_req *rq, int res)
+{
+    struct flight *f = container_of(rq, struct flight, rq);
+
+    f->busy = false;
+    if (res < 0 || (rq->op == BLKDEV_READ &&
+                    fake_differ(f->buf, f->m->image[f->vol] + rq->off, rq->len)))
+        ++*f->errors;
+}
+
+/* Writers and readers keep to halves of their own, so that what a read must
+ * give is known: writes go to even, reads to odd stretches of 16 KiB. */
+static void
+flight_start(struct flight *f)
+{
+    uint64_t n, slot;
+
+    f->vol = (uint16_t)fake_below(&t.log, FAKE_VOLS);
+    n = t.log.sizes[f->vol] / 32768;
+    slot = fake_below(&t.log, n);
+    f->rq = (struct blkdev_req){ .op = fake_below(&t.log, 2) ? BLKDEV_READ
+                                                             : BLKDEV_WRITE,
+                                 .len = 512 * (1 + fake_below(&t.log, 16)),
+                                 .buf = f->buf,
+                                 .done = flight_done };
+    f->rq.off = slot * 32768 + fake_below(&t.log, 8) * 1024;
+    if (f->rq.op == BLKDEV_READ) {
+        f->rq.off += 16384;
+    } else {
+        memset(f->buf, (int)fake_below(&t.log, 256), f->rq.len);
+        /* Two writes of one place may end either way: the second one's model
+         * holds because they run in order. */
+        memcpy(f->m->image[f->vol] + f->rq.off, f->buf, f->rq.len);
+    }
+    f->busy = true;
+    blkdev_submit(journal_view_dev(f->m->v, f->vol), &f->rq);
+}
+
+static void
+keep_flying(struct flight *f, const bool *until)
+{
+    for (unsigned turn = 0; turn < 200000 && !*until; turn++) {
+        for (unsigned i = 0; i < FLIGHT; i++)
+            if (!f[i].busy)
+                flight_start(&f[i]);
+        io_loop_turn(t.loop, NSEC_PER_MSEC);
+    }
+    assert_true(*until);
+}
+
+static void
+in_flight(void **state)
+{
+    for (uint64_t seed = 50; seed < 54; seed++) {
+        struct flight f[FLIGHT] = { { .busy = false } };
+        struct model_view *m;
+        unsigned errors = 0;
+        bool landed = false;
+
+        begin(seed, 2, 2048 * 1024, 1024 * 1024);
+        append(300);
+        m = open_model(t.log.seq / 3, 0);
+        for (unsigned i = 0; i < FLIGHT; i++) {
+            f[i].m = m;
+            f[i].buf = io_mem_alloc(65536);
+            f[i].errors = &errors;
+        }
+        /* Three groups: below, across and far above the view's moment. */
+        for (unsigned k = 0; k < 3; k++) {
+            uint64_t to = t.log.seq * (k + 1) / 4;
+            struct waiter w = { .done = false };
+
+            jindex_convert(t.ix, to, done_res, &w);
+            keep_flying(f, &w.done);
+            assert_int_equal(w.res, 0);
+            w.done = false;
+            jindex_promote(t.ix, to, done_bytes, &w);
+            keep_flying(f, &w.done);
+            assert_int_equal(w.res, 0);
+            t.disk.promoted = to;
+            jindex_promoted(t.ix, to);
+            recycle();
+        }
+        while (!landed) {
+            landed = true;
+            io_loop_turn(t.loop, NSEC_PER_MSEC);
+            for (unsigned i = 0; i < FLIGHT; i++)
+                landed = landed && !f[i].busy;
+        }
+        assert_int_equal(errors, 0);
+        assert_false(journal_view_broken(m->v, NULL));
+        compare_view(m, IO_MAX);
+        compare_replica();
+        for (unsigned i = 0; i < FLIGHT; i++)
+            io_mem_free(f[i].buf, 65536);
+        end();
+    }
+}
+
+/* --- damage ------------------------------------------------------------------------ */
+
+static void
+damaged_chunk(void **state)
+{
+    struct waiter w = { .done = false };
+    struct model_view *m;
+
+    begin(7, 1, 4 * MIB, 64 * 1024);
+    fake_append_range(&t.log, ENTRY_WRITE, 0, 0, 65536);
+    fake_append_range(&t.log, ENTRY_WRITE, 0, 1 * MIB, 4096);
+    fake_append_range(&t.log, ENTRY_WRITE, 0, 2 * MIB, 4096);
+    m = open_model(t.log.seq, 0);
+    fake_damage(&t.log, 0, t.log.segs[0].entries[1].e.chunk);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 1 * MIB, 4096, t.buf),
+                     -EIO);
+    assert_int_equal(t.alerts, 1);
+    assert_non_null(strstr(t.last_alert.msg, "chunk"));
+    /* The same again says nothing new; what is sound is still read. */
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 1 * MIB, 4096, t.buf),
+                     -EIO);
+    assert_int_equal(t.alerts, 1);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 2 * MIB, 4096, t.buf), 0);
+    assert_memory_equal(t.buf, m->image[0] + 2 * MIB, 4096);
+    /* A write into part of the block cannot copy the rest up. */
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, 1 * MIB, 512, t.buf),
+                     -EIO);
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, 1 * MIB, 4096, t.buf), 0);
+    /* Promotion stops before it and says so. */
+    jindex_promote(t.ix, t.log.seq, done_bytes, &w);
+    wait_for(&w);
+    assert_int_equal(w.res, -EBADMSG);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0059);
+    end();
+}
+
+static void
+damaged_run(void **state)
+{
+    char path[512], name[RUN_NAME_MAX];
+    struct model_view *m;
+    struct waiter w;
+    uint8_t *file;
+    size_t len;
+
+    begin(9, 1, 4 * MIB, 64 * 1024);
+    for (unsigned i = 0; i < 400; i++)
+        fake_append_range(&t.log, ENTRY_WRITE, 0, (i * 37 % 400) * 8192, 4096);
+    fake_seal(&t.log);
+    jindex_segment_sealed(t.ix, 0, 1, t.log.seq);
+    fake_open_segment(&t.log);
+    assert_int_equal(jindex_segment_opened(t.ix, 1, t.log.seq + 1), 0);
+    until_idle();
+    assert_int_equal(t.disk.n_runs, 1);
+    run_name(&t.disk.runs[0], name);
+    (void)snprintf(path, sizeof path, "%s/%s", t.dir, name);
+    assert_int_equal(io_read_whole(t.loop, path, 1 << 20, &file, &len, NULL), 0);
+    file[RUN_PAGE + 100] ^= 1; /* in the first page of records */
+    assert_int_equal(io_replace_whole(t.loop, path, file, len, NULL), 0);
+    m = open_model(t.log.seq, 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 0, 4096, t.buf), -EIO);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0051);
+    assert_non_null(strstr(t.last_alert.msg, name));
+    /* Other pages are sound. */
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 350 * 8192, 4096, t.buf),
+                     0);
+    assert_memory_equal(t.buf, m->image[0] + 350 * 8192, 4096);
+    discard_view(m);
+    /* Damage in the footer: the view does not open. */
+    file[len - 4096 + 20] ^= 1;
+    assert_int_equal(io_replace_whole(t.loop, path, file, len, NULL), 0);
+    w = open_view(t.log.seq, 0);
+    assert_int_equal(w.res, -EBADMSG);
+    assert_null(w.v);
+    assert_int_equal(w.err.code, ERR_JNL_0051);
+    free(file);
+    end();
+}
+
+/* --- what is not known ------------------------------------------------------------- */
+
+static void
+unknown_content(void **state)
+{
+    struct model_view *m;
+
+    begin(11, 1, 4 * MIB, 64 * 1024);
+    fake_append_range(&t.log, ENTRY_WRITE, 0, 0, 65536);
+    fake_append_range(&t.log, ENTRY_DIRTY, 0, 8192, 4096);
+    m = open_model(t.log.seq, 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 8192, 4096, t.buf), -EIO);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0058);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 4096, 4096, t.buf), 0);
+    /* It stays unknown in the replica, until a write covers it. */
+    assert_int_equal(promote(t.log.seq), 0);
+    discard_view(m);
+    m = open_model(t.log.seq, 0);
+    t.last_alert = (struct err)ERR_INIT;
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 8192, 512, t.buf), -EIO);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0058);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 12288, 512, t.buf), 0);
+    discard_view(m);
+    fake_append_range(&t.log, ENTRY_WRITE, 0, 8192, 4096);
+    assert_int_equal(promote(t.log.seq), 0);
+    m = open_model(t.log.seq, 0);
+    compare_view(m, IO_MAX);
+    end();
+}
+
+/* --- limits ---------------------------------------------------------------------------- */
+
+static void
+overlay_limit(void **state)
+{
+    struct model_view *m, *n;
+    struct err why = ERR_INIT;
+
+    begin(13, 1, 4 * MIB, 64 * 1024);
+    for (unsigned i = 0; i < 64; i++)
+        fake_append_range(&t.log, ENTRY_WRITE, 0, i * 65536, 4096);
+    m = open_model(10, 16 * 4096);
+    n = open_model(10, 0);
+    /* Zeros cost nothing, rewriting neither, the seventeenth block is refused. */
+    assert_int_equal(request(m->v, 0, BLKDEV_TRIM, 0, 0, 4 * MIB, NULL), 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, 0, 65536, t.buf), 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, 0, 65536, t.buf), 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, MIB, 4096, t.buf),
+                     -ENOSPC);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0055);
+    assert_int_equal(request(m->v, 0, BLKDEV_ZERO, 0, 0, 4096, NULL), 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, MIB, 4096, t.buf), 0);
+    assert_int_equal(request(m->v, 0, BLKDEV_FLUSH, 0, 0, 0, NULL), 0);
+    memset(m->image[0], 0, 4 * MIB);
+    memcpy(m->image[0] + 4096, t.buf + 4096, 65536 - 4096);
+    memcpy(m->image[0] + MIB, t.buf, 4096);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 3 * MIB, 65536, t.buf), 0);
+    assert_true(bytes_all_zero(t.buf, 65536));
+    discard_view(m);
+    /* Promotion past a view whose overlay cannot take the copies breaks the
+     * view, and nothing else. */
+    m = open_model(10, 16 * 4096);
+    assert_int_equal(promote(60), 0);
+    assert_true(journal_view_broken(m->v, &why));
+    assert_int_equal(why.code, ERR_JNL_0056);
+    assert_int_equal(t.view_breaks, 1);
+    assert_int_equal(request(m->v, 0, BLKDEV_READ, 0, 0, 4096, t.buf), -EIO);
+    assert_false(journal_view_broken(n->v, NULL));
+    compare_view(n, IO_MAX);
+    compare_replica();
+    end();
+}
+
+static void
+refused_views(void **state)
+{
+    struct journal_view_config cfg = { .cut_no = 5 };
+    struct journal_point point = { .seq = 5 };
+    struct waiter w = { .done = false };
+
+    begin(15, 1, MIB, 64 * 1024);
+    append(20);
+    w = open_view(15, 0);
+    assert_int_equal(w.res, 0);
+    cfg.id = journal_view_config(w.v)->id;
+    w.done = false;
+    jindex_view_open(t.ix, &cfg, &point, done_view, &w);
+    wait_for(&w);
+    assert_int_equal(w.res, -EEXIST);
+    assert_int_equal(w.err.code, ERR_JNL_0060);
+    cfg.id.u.b[0] ^= 1;
+    cfg.vols[0] = 9;
+    cfg.n_vols = 1;
+    w.done = false;
+    jindex_view_open(t.ix, &cfg, &point, done_view, &w);
+    wait_for(&w);
+    assert_int_equal(w.res, -EINVAL);
+    /* A record that cannot be made durable: no view, no files. */
+    t.fail_records = true;
+    cfg.n_vols = 0;
+    w.done = false;
+    jindex_view_open(t.ix, &cfg, &point, done_view, &w);
+    wait_for(&w);
+    assert_int_equal(w.res, -EIO);
+    t.fail_records = false;
+    assert_int_equal(promote(10), 0);
+    w = open_view(5, 0);
+    assert_int_equal(w.res, -ENOENT);
+    assert_true(jindex_lowest_pin(t.ix) == 15);
+    end();
+}
+
+/* --- extents -------------------------------------------------------------------------------- */
+
+static void
+extents_tell_zeros(void **state)
+{
+    struct blkdev_extent ext[512];
+    struct model_view *m;
+
+    begin(17, 1, 4 * MIB, 256 * 1024);
+    t.log.poor = false;
+    append(60);
+    m = open_model(t.log.seq, 0);
+    for (unsigned i = 0; i < 20; i++)
+        write_view(m);
+    for (unsigned i = 0; i < 40; i++) {
+        uint16_t vol = (uint16_t)fake_below(&t.log, FAKE_VOLS);
+        struct request r = { .rq = { .op = BLKDEV_EXTENTS,
+                                     .ext = ext,
+                                     .ext_max = ARRAY_SIZE(ext),
+                                     .done = request_done } };
+        uint64_t off;
+
+        r.rq.off = fake_below(&t.log, t.log.sizes[vol] / 512) * 512;
+        r.rq.len = t.log.sizes[vol] - r.rq.off;
+        if (i % 4 == 0)
+            r.rq.flags = BLKDEV_EXT_ONE;
+        blkdev_submit(journal_view_dev(m->v, vol), &r.rq);
+        wait_for(&r.w);
+        assert_int_equal(r.w.res, 0);
+        assert_true(r.rq.ext_n > 0);
+        assert_true(i % 4 != 0 || r.rq.ext_n == 1);
+        off = r.rq.off;
+        for (size_t k = 0; k < r.rq.ext_n; k++) {
+            assert_true(ext[k].len > 0);
+            assert_true(!ext[k].zero ||
+                        bytes_all_zero(m->image[vol] + off, ext[k].len));
+            off += ext[k].len;
+        }
+        assert_true(i % 4 == 0 || r.rq.ext_n == ARRAY_SIZE(ext) ||
+                    off == t.log.sizes[vol]);
+    }
+    end();
+}
+
+/* --- straight writes --------------------------------------------------------------------------- */
+
+static void
+sync_done(struct journal_sync_write *w, int res)
+{
+    done_res(w->priv[23] ? (void *)(uintptr_t)w->priv[23] : NULL, res);
+}
+
+static int
+straight(uint64_t off, uint64_t len, void *buf, uint64_t after, uint32_t crc)
+{
+    struct waiter w = { .done = false };
+    struct journal_sync_write sw = { .vol = 0,
+                                     .off = off,
+                                     .len = len,
+                                     .buf = buf,
+                                     .after_seq = after,
+                                     .crc = crc,
+                                     .done = sync_done };
+
+    sw.priv[23] = (uint64_t)(uintptr_t)&w;
+    jindex_sync_write(t.ix, &sw);
+    wait_for(&w);
+    return w.res;
+}
+
+static void
+straight_writes(void **state)
+{
+    struct waiter w = { .done = false };
+    struct model_view *m;
+    uint32_t crc;
+
+    begin(19, 2, 4 * MIB, 64 * 1024);
+    memset(t.buf, 0x5a, IO_MAX);
+    crc = crc32c(0, t.buf, 65536);
+    append(20);
+    assert_int_equal(straight(MIB, 65536, t.buf, 20, crc), 0);
+    assert_int_equal(straight(MIB, 65536, t.buf, 20, crc + 1), -EBADMSG);
+    assert_int_equal(t.last_alert.code, ERR_JNL_0057);
+    assert_int_equal(straight(4 * MIB, 65536, t.buf, 20, crc), -EINVAL);
+    assert_int_equal(straight(MIB + 512, 1024, NULL, 20, 0), 0);
+    jindex_sync_flush(t.ix, done_res, &w);
+    wait_for(&w);
+    assert_int_equal(w.res, 0);
+    assert_int_equal(promote(10), 0);
+    assert_int_equal(straight(MIB, 65536, t.buf, 9, crc), -EAGAIN);
+    assert_int_equal(straight(MIB, 65536, t.buf, 10, crc), 0);
+    /* What is in the journal above is consulted first. */
+    m = open_model(t.log.seq, 0);
+    memset(m->image[0] + MIB, 0x5a, 65536);
+    fake_replay(&t.log, 0, 10, t.log.seq, m->image[0]);
+    compare_view(m, IO_MAX);
+    end();
+}
+
+static void
+wrong_replica(void **state)
+{
+    struct journal_volume vols[1] = { { 0, 2 * MIB } };
+    struct jindex_config cfg;
+    struct jindex *ix;
+    struct err err = ERR_INIT;
+
+    begin(21, 1, MIB, 64 * 1024);
+    cfg = (struct jindex_config){
+        .loop = t.loop, .dir = t.dir, .volumes = vols, .n_volumes = 1
+    };
+    assert_int_equal(jindex_new(&cfg, &ix, &err), -EINVAL);
+    assert_int_equal(err.code, ERR_JNL_0057);
+    end();
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(histories),
+        cmocka_unit_test(histories),       cmocka_unit_test(in_flight),
+        cmocka_unit_test(damaged_chunk),   cmocka_unit_test(damaged_run),
+        cmocka_unit_test(unknown_content), cmocka_unit_test(overlay_limit),
+        cmocka_unit_test(refused_views),   cmocka_unit_test(extents_tell_zeros),
+        cmocka_unit_test(straight_writes), cmocka_unit_test(wrong_replica),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
