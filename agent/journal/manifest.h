@@ -109,7 +109,10 @@ struct man_rec {
         struct man_bad bad;
         struct man_quota quota;
         struct man_tag tag;
-        uint64_t up_ns;
+        struct {
+            uint64_t up_ns;
+            uint32_t next_seg; /* numbers below it were given */
+        } uptime;
     } u;
 };
 
@@ -155,7 +158,6 @@ struct man_state {
     struct man_tag **tags; /* by cut_no */
     size_t n_tags, cap_tags;
     uint64_t up_ns;
-    /* The open incarnation's offer flags where no sealed segment tells. */
 };
 /* 0; -EBADMSG: the record contradicts the state; -ENOMEM. */
 int man_state_apply(struct man_state *s, const struct man_rec *r);

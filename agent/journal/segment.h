@@ -53,7 +53,7 @@ void seg_header_encode(const struct seg_header *h, uint8_t *out);
 int seg_header_decode(const uint8_t *p, size_t len, struct seg_header *out);
 
 enum seg_batch_flags {
-    SEG_BATCH_ATOMIC = 1 << 0, /* folded: all entries count as last_seq */
+    SEG_BATCH_ATOMIC = 1 << 0, /* folded, or a GAP: all of it is at last_seq */
 };
 
 struct seg_batch {
@@ -61,9 +61,7 @@ struct seg_batch {
     uint32_t first_entry, n_entries;
     uint32_t first_chunk, n_chunks; /* in the segment's directory */
     uint64_t batch_no, first_seq, last_seq;
-    /* Entries from gap_index on have gap_skip added to their number. */
-    uint64_t gap_skip;
-    uint16_t gap_index, flags;
+    uint16_t flags;
 };
 
 struct seg_cut {

@@ -1,0 +1,202 @@
+/* The inside of a journal, shared by journal.c (life, tail, questions),
+ * commit.c (append, group commit, segments), recover.c and retention.c.
+ * Loop's thread, except where a job says otherwise. */
+#ifndef HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
+#define HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
+
+#include "journal/jindex.h"
+#include "journal/manifest.h"
+#include "journal/points.h"
+#include "journal/segment.h"
+
+enum {
+    JOURNAL_IOV = 64,
+    JOURNAL_DIGESTS = 1024, /* of the newest batches, to know duplicates */
+    JOURNAL_FREE_FILES = 2, /* kept for the next segments */
+    JOURNAL_RECYCLE = 64,   /* segments in one go */
+};
+#define JOURNAL_CREDIT  (8 * MIB)
+#define JOURNAL_TICK_NS (NSEC_PER_SEC)
+
+struct jbatch {
+    struct list link;
+    uint8_t *bytes; /* owned; mem_size */
+    size_t mem_size, disk_size;
+    struct batch_view v;
+    uint8_t digest[16];
+    uint64_t off;
+};
+
+/* A segment that takes, or took, batches. */
+struct jsegment {
+    struct list link; /* journal.sealing */
+    struct seg_header header;
+    struct io_file *file;      /* the store's */
+    struct seg_tables *tables; /* the store's */
+    uint64_t end;              /* planned, as are the counts */
+    uint32_t batches, entries, chunks, cuts;
+    uint64_t born_ns;
+    /* sealing: */
+    bool no_footer; /* it refuses to be written */
+    bool footer_done;
+    uint64_t footer_off;
+    uint32_t offer;
+    uint64_t last_batch, last_seq;
+};
+
+struct jwaiter {
+    struct list link;
+    uint64_t upto; /* records of the manifest */
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+struct jopening { /* making the next segment; a worker job */
+    bool active;
+    struct io_work work;
+    struct seg_header header;
+    uint32_t recycle_no;
+    bool recycle;
+    uint64_t reserve;
+    struct io_file *file;
+    int res;
+    struct err err;
+    struct journal *j;
+    struct jsegment *made;
+    unsigned failures;
+};
+
+struct jcare { /* footers and the points file; one job at a time */
+    bool active;
+    struct io_work work;
+    struct journal *j;
+    struct jsegment *seal; /* may be NULL */
+    bool rewrite, sync;
+    struct points_header head;
+    struct point_rec *recs; /* to append, or all (rewrite) */
+    size_t n_recs;
+    uint64_t at; /* record number of the first */
+    uint32_t gen;
+    int seal_res, points_res;
+    struct err err;
+};
+
+struct jretain {
+    bool active;
+    bool pressed; /* by size or space, not by age */
+    uint64_t to_seq;
+    struct man_floor floor;
+    bool set_floor;
+    uint64_t failed_at_ns; /* try again later */
+    unsigned failures;
+};
+
+struct journal {
+    struct journal_config cfg;
+    struct journal_events ev;
+    struct io_loop *loop;
+    char *dir;
+    struct list registry; /* of all journals of the process */
+    uint64_t up_base, up_mono;
+
+    struct manifest man;
+    bool man_loaded, man_busy, man_rewrite;
+    unsigned man_failures;
+    struct manifest_job man_job;
+    struct io_work man_work;
+    int man_res;
+    struct err man_err;
+    struct list man_waiters;
+
+    struct seg_store *segs;
+    struct points points;
+    struct io_file *points_file; /* the care job's */
+    struct jindex *ix;
+
+    /* Received: where the next batch must continue. */
+    uint64_t rx_batch, rx_seq;
+    uint8_t rx_digest[16];
+    /* Durable: what journal_tail() tells. */
+    uint64_t d_batch, d_seq;
+    uint8_t d_digest[16];
+    uint32_t offer;
+    struct {
+        uint64_t no;
+        uint8_t digest[16];
+    } digests[JOURNAL_DIGESTS];
+
+    struct list queue, inflight; /* struct jbatch */
+    uint64_t unacked;            /* bytes in both */
+    bool writing;
+    struct io_req req;
+    struct iovec iov[JOURNAL_IOV];
+    unsigned write_failures;
+    struct jsegment *open;
+    struct jopening opening;
+    struct list sealing; /* struct jsegment, oldest first */
+    struct jcare care;
+    uint64_t seg_size; /* of the next one */
+    uint32_t free_files[JOURNAL_FREE_FILES];
+    unsigned n_free;
+    uint64_t used; /* bytes of segments */
+
+    /* A new incarnation waits for the queue to drain. */
+    bool inc_pending;
+    struct incarnation_id inc_next;
+    void (*inc_done)(void *arg, int res);
+    void *inc_arg;
+
+    struct jretain retain;
+    bool recycling;
+    struct io_timer tick;
+    bool stopped, no_space, at_limit, warned, short_told;
+    struct err stop_err;
+    bool told_zero;       /* credit() has said 0 */
+    struct io_task plant; /* JOURNAL_PLANT_ACK_BEFORE_SYNC */
+    struct io_timer plant_hold;
+    uint64_t planted_told;
+
+    unsigned jobs; /* that must end before close */
+    bool closing, close_logged;
+    void (*closed)(void *arg);
+    void *closed_arg;
+
+    void (*opened)(void *arg, struct journal *j, int res, const struct err *err);
+    void *opened_arg;
+    struct io_work open_work;
+    int open_res;
+    struct err open_err;
+
+    struct journal_stats st;
+};
+
+uint64_t journal_up_ns(const struct journal *j);
+void journal_alert(struct journal *j, const struct err *err);
+void journal_stop(struct journal *j, const struct err *why);
+void journal_job_done(struct journal *j); /* may continue a close */
+
+/* Add a record to the manifest; a failure stops the journal. */
+void journal_log(struct journal *j, const struct man_rec *r);
+/* All that was added so far is durable: done(arg, 0).  done may be NULL. */
+void
+journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg);
+
+/* commit.c */
+void journal_commit_kick(struct journal *j);
+void journal_care_kick(struct journal *j);
+void journal_seal_later(struct journal *j, struct jsegment *s);
+void journal_credit_changed(struct journal *j);
+bool journal_commit_idle(const struct journal *j);
+/* What a durable batch means for the tail and the checkpoints; at recovery
+ * too, there without the loop. */
+int journal_note_batch(struct journal *j, const struct batch_view *v,
+                       const uint8_t digest[16], struct err *err);
+
+/* recover.c, on a worker. */
+int journal_recover(struct journal *j, struct err *err);
+
+/* retention.c */
+void journal_retain(struct journal *j);
+void journal_recycle(struct journal *j);
+
+#endif

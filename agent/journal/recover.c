@@ -1,0 +1,478 @@
+/* Opening a journal: what the manifest names, and the tail of what it does not
+ * close.  Only segments without SEG_SEAL are scanned: headers and tables, and
+ * the bodies of what nobody had been told to be durable.  Blocking, on a worker;
+ * the loop does not know the journal yet.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "journal/journal_internal.h"
+
+enum {
+    NAMES_MAX = 1 << 20
+};
+
+static void
+path_in(const struct journal *j, const char *name, char out[4096])
+{
+    (void)snprintf(out, 4096, "%s/%s", j->dir, name);
+}
+
+/* --- first time ---------------------------------------------------------------- */
+
+static int
+create(struct journal *j, struct err *err)
+{
+    struct man_header id = { .vpg = j->cfg.vpg, .lane = j->cfg.lane };
+    struct manifest_job job;
+    int rc = manifest_create(j->loop, j->dir, &id, &j->man, err);
+
+    if (rc < 0)
+        return rc;
+    j->man_loaded = true;
+    for (unsigned i = 0; i < j->cfg.n_volumes && rc == 0; i++) {
+        struct man_rec r = { .type = MAN_GEOMETRY,
+                             .u.volume = j->cfg.volumes[i] };
+
+        rc = manifest_add(&j->man, &r);
+    }
+    if (rc == 0)
+        rc = manifest_take(&j->man, false, &job);
+    if (rc < 0)
+        return err_set(err, rc, ERR_GEN_0002, "no memory for a manifest");
+    rc = manifest_write(&job, err);
+    if (rc == 0)
+        j->man.durable = job.upto;
+    manifest_job_release(&job);
+    return rc;
+}
+
+static int
+check_identity(struct journal *j, struct err *err)
+{
+    const struct man_state *s = &j->man.state;
+
+    if (!uuid_equal(&s->id.vpg.u, &j->cfg.vpg.u) || s->id.lane != j->cfg.lane)
+        return err_set(err, -EINVAL, ERR_JNL_0005,
+                       "journal %s holds another lane (%" PRIu32 ")", j->dir,
+                       s->id.lane);
+    for (unsigned i = 0; i < j->cfg.n_volumes; i++) {
+        const struct journal_volume *v = &j->cfg.volumes[i];
+        unsigned k = 0;
+
+        while (k < s->n_volumes && s->volumes[k].vol != v->vol)
+            k++;
+        if (k == s->n_volumes)
+            return err_set(err, -EINVAL, ERR_JNL_0005,
+                           "journal %s has no volume %u", j->dir, v->vol);
+        if (s->volumes[k].size != v->size)
+            return err_set(err, -EINVAL, ERR_JNL_0005,
+                           "journal %s: volume %u has %" PRIu64
+                           " bytes there, %" PRIu64 " are asked for",
+                           j->dir, v->vol, s->volumes[k].size, v->size);
+    }
+    if (s->n_volumes != j->cfg.n_volumes)
+        return err_set(err, -EINVAL, ERR_JNL_0005,
+                       "journal %s has %u volumes, %u are asked for", j->dir,
+                       s->n_volumes, j->cfg.n_volumes);
+    return 0;
+}
+
+/* --- files that the manifest does not name ---------------------------------------- */
+
+/* The segment that was being made when we died has at most a header.  One that
+ * took batches and is not named means that the manifest lost records. */
+static int
+check_unnamed(struct journal *j, const char *path, uint32_t no, bool *out_used,
+              struct err *err)
+{
+    struct seg_scan sc = { .tables = NULL };
+    struct io_file *f = NULL;
+    int rc = io_file_open(j->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &f, err);
+
+    *out_used = false;
+    if (rc < 0)
+        return rc;
+    sc.tables = seg_tables_new();
+    if (!sc.tables) {
+        io_file_close(f);
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
+    }
+    rc = segment_scan(f, SEG_HEADER_SIZE + BATCH_SIZE_MAX, &sc, NULL);
+    *out_used = rc == 0 && sc.header.no == no && no >= j->man.state.next_seg &&
+                atomic_load(&sc.tables->n_batches) > 0;
+    seg_tables_free(sc.tables);
+    io_file_close(f);
+    return 0;
+}
+
+static bool
+run_named(const struct man_state *s, uint8_t level, uint32_t seg)
+{
+    for (size_t i = 0; i < s->n_runs; i++)
+        if (s->runs[i].level == level && s->runs[i].first_seg == seg)
+            return true;
+    return false;
+}
+
+static int
+sweep_one(struct journal *j, const char *name, struct err *err)
+{
+    char path[4096];
+    uint8_t level;
+    uint32_t no;
+    bool used = false;
+    int rc;
+
+    path_in(j, name, path);
+    if (seg_name_parse(name, &no) == 0) {
+        if (man_state_seg(&j->man.state, no))
+            return 0;
+        rc = check_unnamed(j, path, no, &used, err);
+        if (rc < 0)
+            return rc;
+        if (used)
+            return err_set(err, -EBADMSG, ERR_JNL_0004,
+                           "%s holds batches, but the manifest ends before "
+                           "segment %" PRIu32 ": records are missing",
+                           path, no);
+        j->man.state.next_seg = MAX(j->man.state.next_seg, no + 1);
+        (void)io_unlink(j->loop, path);
+    } else if (run_name_parse(name, &level, &no) == 0) {
+        if (!run_named(&j->man.state, level, no))
+            (void)io_unlink(j->loop, path);
+    } else if (strlen(name) > 4 && strcmp(name + strlen(name) - 4, ".tmp") == 0) {
+        (void)io_unlink(j->loop, path);
+    }
+    return 0;
+}
+
+static int
+sweep(struct journal *j, struct err *err)
+{
+    char **names = NULL;
+    size_t n = 0;
+    int rc = io_list_dir(j->loop, j->dir, NAMES_MAX, &names, &n, err);
+
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = sweep_one(j, names[i], err);
+    io_list_free(names, n);
+    return rc;
+}
+
+/* No manifest is right only in an empty directory: a lost one must not recycle
+ * the whole journal. */
+static int
+must_be_empty(struct journal *j, struct err *err)
+{
+    char **names = NULL;
+    size_t n = 0;
+    uint32_t no;
+    int rc = io_list_dir(j->loop, j->dir, NAMES_MAX, &names, &n, err);
+
+    for (size_t i = 0; i < n && rc == 0; i++)
+        if (seg_name_parse(names[i], &no) == 0 ||
+            strncmp(names[i], "run.", 4) == 0)
+            rc = err_set(err, -EBADMSG, ERR_JNL_0004,
+                         "journal %s holds %s but no manifest", j->dir,
+                         names[i]);
+    io_list_free(names, n);
+    return rc;
+}
+
+/* --- segments ------------------------------------------------------------------ */
+
+static struct seg_header
+header_of(const struct journal *j, const struct man_seg *g)
+{
+    struct seg_header h = {
+        .vpg = j->cfg.vpg,
+        .lane = j->cfg.lane,
+        .no = g->no,
+        .size = g->size,
+        .incarnation = g->incarnation,
+        .first_batch = g->first_batch,
+        .first_seq = g->first_seq,
+    };
+
+    memcpy(h.prev_digest, g->prev_digest, 16);
+    return h;
+}
+
+static int
+add_sealed(struct journal *j, const struct man_seg *g)
+{
+    struct seg_place p = { .no = g->no,
+                           .header = header_of(j, g),
+                           .footer_off = g->footer_off,
+                           .end = g->end,
+                           .last_seq = g->last_seq };
+
+    j->used += g->size;
+    j->offer = g->offer;
+    j->d_seq = g->last_seq;
+    if (uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
+        j->d_batch = g->last_batch;
+        memcpy(j->d_digest, g->digest, 16);
+    }
+    return seg_store_add(j->segs, &p, NULL, NULL);
+}
+
+/* The batches that were found, as if they had just become durable. */
+static int
+replay(struct journal *j, struct io_file *f, const struct seg_tables *t,
+       struct err *err)
+{
+    uint32_t n = atomic_load(&t->n_batches);
+    int rc = 0;
+
+    for (uint32_t i = 0; i < n && rc == 0; i++) {
+        struct batch_view b;
+        uint8_t *buf, digest[16];
+        size_t cap;
+
+        rc = segment_read_batch(f, &t->batches[i], &buf, &cap, err);
+        if (rc < 0)
+            return rc;
+        rc = batch_decode(buf, t->batches[i].size, &b, err);
+        if (rc == 0) {
+            batch_digest(buf, b.head_len, digest);
+            rc = journal_note_batch(j, &b, digest, err);
+        }
+        io_mem_free(buf, cap);
+    }
+    return rc;
+}
+
+/* Tail or damage?  next: the segment behind it, or NULL. */
+static int
+check_end(struct journal *j, struct io_file *f, const struct seg_scan *sc,
+          const struct man_seg *next, struct err *err)
+{
+    int rc;
+
+    if (next && uuid_equal(&next->incarnation.u, &sc->incarnation.u)) {
+        if (next->first_batch == sc->last_batch + 1)
+            return 0;
+        return err_set(err, -EBADMSG, ERR_JNL_0003,
+                       "%s: offset %" PRIu64 ": batch %" PRIu64
+                       " had been acknowledged (segment %" PRIu32
+                       " begins with %" PRIu64 ") and is damaged: %s",
+                       io_file_path(f), sc->end, sc->last_batch + 1, next->no,
+                       next->first_batch, sc->why.num ? sc->why.msg : "missing");
+    }
+    if (sc->last_batch < sc->durable_seen)
+        return err_set(err, -EBADMSG, ERR_JNL_0003,
+                       "%s: offset %" PRIu64 ": batch %" PRIu64
+                       " had been acknowledged and is damaged",
+                       io_file_path(f), sc->end, sc->last_batch + 1);
+    rc = segment_find_later(f, &sc->incarnation, sc->end, sc->last_batch + 1,
+                            err);
+    if (rc == 1)
+        return err_set(err, -EBADMSG, ERR_JNL_0003,
+                       "%s: offset %" PRIu64 ": batch %" PRIu64
+                       " had been acknowledged (a later batch says so) and is "
+                       "damaged: %s",
+                       io_file_path(f), sc->end, sc->last_batch + 1,
+                       sc->why.num ? sc->why.msg : "no batch");
+    UNUSED(j);
+    return rc;
+}
+
+static int
+adopt(struct journal *j, const struct man_seg *g, struct io_file *f,
+      struct seg_scan *sc, bool last, struct err *err)
+{
+    struct jsegment *s = calloc(1, sizeof *s);
+    struct seg_place p = { .no = g->no, .header = sc->header };
+    struct seg_tables *t = sc->tables;
+    uint32_t n = atomic_load(&t->n_batches);
+    int rc;
+
+    if (!s)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a segment");
+    rc = seg_store_add(j->segs, &p, f, t);
+    if (rc < 0) {
+        free(s);
+        return err_set(err, rc, ERR_GEN_0002, "no memory for a segment");
+    }
+    sc->tables = NULL; /* the store's now */
+    j->used += g->size;
+    *s = (struct jsegment){
+        .header = sc->header,
+        .file = f,
+        .tables = t,
+        .end = seg_tables_end(t),
+        .batches = n,
+        .entries = seg_tables_entries(t),
+        .chunks = seg_tables_chunks(t),
+        .cuts = t->n_cuts,
+        .born_ns = j->up_mono,
+        .offer = j->offer,
+        .last_batch = sc->last_batch,
+        .last_seq = sc->last_seq,
+    };
+    if (last && n > 0 &&
+        uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
+        j->open = s;
+    } else {
+        list_push_back(&j->sealing, &s->link);
+    }
+    return 0;
+}
+
+static int
+recover_open(struct journal *j, const struct man_seg *g,
+             const struct man_seg *next, struct err *err)
+{
+    char path[4096], name[SEG_NAME_MAX];
+    struct seg_scan sc = { .tables = seg_tables_new() };
+    struct seg_header want = header_of(j, g);
+    uint8_t a[SEG_HEADER_SIZE], b[SEG_HEADER_SIZE];
+    struct io_file *f = NULL;
+    int rc;
+
+    seg_name(g->no, name);
+    path_in(j, name, path);
+    rc = sc.tables ? io_file_open(j->loop, path, IO_OPEN_WRITE | IO_OPEN_DIRECT,
+                                  &f, err)
+                   : err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
+    if (rc == 0)
+        rc = segment_scan(f, 0, &sc, err);
+    if (rc == 0) {
+        seg_header_encode(&want, a);
+        seg_header_encode(&sc.header, b);
+        if (memcmp(a, b, sizeof a) != 0)
+            rc = err_set(err, -EBADMSG, ERR_JNL_0003,
+                         "%s: its header is not the one that the manifest "
+                         "names",
+                         path);
+    }
+    if (rc == 0)
+        rc = check_end(j, f, &sc, next, err);
+    /* Read with direct I/O, and now on stable storage before anybody is told;
+     * otherwise a power loss could take back what we name durable. */
+    if (rc == 0) {
+        rc = io_file_fdatasync_sync(f);
+        if (rc < 0)
+            (void)err_set(err, rc, ERR_JNL_0002, "%s: cannot sync: %s", path,
+                          err_errno(rc));
+    }
+    if (rc == 0)
+        rc = replay(j, f, sc.tables, err);
+    if (rc == 0 && !uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
+        j->d_batch = 0;
+        memset(j->d_digest, 0, 16);
+    }
+    if (rc == 0)
+        rc = adopt(j, g, f, &sc, next == NULL, err);
+    if (rc < 0 && f)
+        io_file_close(f);
+    seg_tables_free(sc.tables);
+    return rc;
+}
+
+/* --- all of it -------------------------------------------------------------------- */
+
+static int
+load_points(struct journal *j, struct err *err)
+{
+    const struct man_state *s = &j->man.state;
+    struct points_header id = { .vpg = j->cfg.vpg, .lane = j->cfg.lane };
+    const struct man_seg *last = NULL;
+    uint64_t keep = s->promoted;
+    int rc;
+
+    for (size_t i = 0; i < s->n_segs; i++)
+        if (s->segs[i].sealed && (!last || s->segs[i].no > last->no))
+            last = &s->segs[i];
+    rc = points_load(j->loop, j->dir, &id, last ? last->points_gen : 0,
+                     last ? last->points : 0, &j->points, err);
+    if (rc < 0)
+        return rc;
+    j->up_base = s->up_ns;
+    if (points_count(&j->points))
+        j->up_base =
+            MAX(j->up_base,
+                points_at(&j->points, points_count(&j->points) - 1)->up_ns);
+    if (s->any_floor)
+        points_drop_before(&j->points, s->floor.seq + s->floor.none);
+    if (last)
+        keep = MAX(keep, last->last_seq);
+    UNUSED(keep);
+    return 0;
+}
+
+/* Points of the table that no batch carries can only come from a disk that
+ * forgot what it had acknowledged. */
+static int
+check_points(struct journal *j, struct err *err)
+{
+    size_t n = points_count(&j->points);
+
+    if (n && points_at(&j->points, n - 1)->seq > j->d_seq)
+        return err_set(err, -EBADMSG, ERR_JNL_0003,
+                       "journal %s: checkpoint %" PRIu64
+                       " was durable at %" PRIu64
+                       ", but the segments end at %" PRIu64,
+                       j->dir, points_at(&j->points, n - 1)->cut_no,
+                       points_at(&j->points, n - 1)->seq, j->d_seq);
+    return 0;
+}
+
+static int
+load(struct journal *j, struct err *err)
+{
+    const struct man_state *s = &j->man.state;
+    bool clean = true;
+    int rc = manifest_load(j->loop, j->dir, &j->man, &clean, err);
+
+    if (rc == -ENOENT) {
+        rc = must_be_empty(j, err);
+        return rc == 0 ? create(j, err) : rc;
+    }
+    if (rc < 0)
+        return rc;
+    j->man_loaded = true;
+    j->man_rewrite = !clean; /* what lies behind the tear must not come back */
+    rc = check_identity(j, err);
+    if (rc == 0)
+        rc = load_points(j, err);
+    if (rc == 0)
+        rc = sweep(j, err);
+    if (rc == 0 && s->n_segs == 0)
+        j->d_seq = s->promoted;
+    for (size_t i = 0; i < s->n_segs && rc == 0; i++) {
+        if (s->segs[i].sealed) {
+            rc = add_sealed(j, &s->segs[i]);
+            if (rc < 0)
+                (void)err_set(err, rc, ERR_GEN_0002, "no memory for segments");
+        } else {
+            rc = recover_open(j, &s->segs[i],
+                              i + 1 < s->n_segs ? &s->segs[i + 1] : NULL, err);
+        }
+    }
+    return rc == 0 ? check_points(j, err) : rc;
+}
+
+int
+journal_recover(struct journal *j, struct err *err)
+{
+    int rc = io_mkdir(j->loop, j->dir, err);
+
+    if (rc == 0) {
+        rc = seg_store_new(j->loop, j->dir, j->cfg.vpg, j->cfg.lane,
+                           (j->cfg.planted & JOURNAL_PLANT_ARRIVAL_ORDER) != 0,
+                           &j->segs);
+        if (rc < 0)
+            (void)err_set(err, rc, ERR_GEN_0002, "no memory for a journal");
+    }
+    if (rc == 0)
+        rc = load(j, err);
+    j->rx_batch = j->d_batch;
+    j->rx_seq = j->d_seq;
+    memcpy(j->rx_digest, j->d_digest, 16);
+    return rc;
+}

@@ -1,0 +1,364 @@
+/* What leaves the journal: by age, by size, by the disk's reserve.
+ *
+ * One promotion at a time: choose the cut K, make the views behind it
+ * independent, FLOOR durable (no earlier point is offered from here on), the
+ * replica changed and synced, PROMOTED durable, and then the segments and runs
+ * that nobody reads go.  Never beyond the newest offered cut (I13).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "journal/journal_internal.h"
+
+#define RETRY_NS     (5 * NSEC_PER_SEC)
+#define RETRY_MAX_NS (300 * NSEC_PER_SEC)
+
+/* --- choosing ---------------------------------------------------------------- */
+
+static uint64_t
+used_bytes(const struct journal *j)
+{
+    struct jindex_stats s;
+
+    jindex_stats(j->ix, &s);
+    return j->used + s.run_bytes;
+}
+
+/* The end of the last sealed segment that lies wholly at or before seq. */
+static uint64_t
+sealed_upto(const struct journal *j, uint64_t seq)
+{
+    const struct man_state *s = &j->man.state;
+    uint64_t best = 0;
+
+    for (size_t i = 0; i < s->n_segs; i++) {
+        if (!s->segs[i].sealed || s->segs[i].last_seq > seq)
+            break;
+        best = s->segs[i].last_seq;
+    }
+    return best;
+}
+
+/* The end of the segments that must go for `bytes` to be free. */
+static uint64_t
+seq_for_bytes(const struct journal *j, uint64_t bytes)
+{
+    const struct man_state *s = &j->man.state;
+    uint64_t sum = 0, seq = 0;
+
+    for (size_t i = 0; i < s->n_segs && sum < bytes; i++) {
+        if (!s->segs[i].sealed)
+            break;
+        if (s->segs[i].last_seq <= s->promoted)
+            continue;
+        sum += s->segs[i].size;
+        seq = s->segs[i].last_seq;
+    }
+    return seq;
+}
+
+static void
+tell_short(struct journal *j, const struct point_rec *k)
+{
+    struct err e = ERR_INIT;
+    uint64_t age = journal_up_ns(j) - MIN(k->up_ns, journal_up_ns(j));
+
+    if (j->short_told || age >= j->cfg.history_ns)
+        return;
+    j->short_told = true;
+    (void)err_set(&e, -ENOSPC, ERR_JNL_0010,
+                  "journal %s: %" PRIu64 " MiB used of %" PRIu64
+                  " MiB: history is cut to %" PRIu64 " s of %" PRIu64 " s",
+                  j->dir, used_bytes(j) / MIB, j->cfg.hard_limit_bytes / MIB,
+                  age / NSEC_PER_SEC, j->cfg.history_ns / NSEC_PER_SEC);
+    journal_alert(j, &e);
+}
+
+/* Fill j->retain with the next promotion; false: nothing can or need be done. */
+static bool
+choose(struct journal *j)
+{
+    struct jretain *r = &j->retain;
+    struct points *p = &j->points;
+    uint64_t used = used_bytes(j), limit = j->cfg.hard_limit_bytes;
+    uint64_t up = journal_up_ns(j);
+    const struct point_rec *k = NULL;
+
+    *r = (struct jretain){ .failures = r->failures,
+                           .failed_at_ns = r->failed_at_ns };
+    r->pressed =
+        j->no_space || j->at_limit || (limit && used + j->seg_size > limit);
+    if (points_count(p) == 0) { /* nothing to keep; datapath.md 5.2 */
+        uint64_t all = sealed_upto(j, UINT64_MAX);
+
+        if (!r->pressed && seq_for_bytes(j, UINT64_MAX) == all &&
+            j->man.state.n_segs < 8)
+            return false;
+        r->to_seq = all;
+        return all > j->man.state.promoted;
+    }
+    if (up > j->cfg.history_ns)
+        k = points_by_age(p, up - j->cfg.history_ns);
+    if (k && jindex_lowest_pin(j->ix) < k->seq) {
+        uint64_t pin = jindex_lowest_pin(j->ix);
+
+        /* The newest point at or before the pin. */
+        k = points_by_seq(p, pin);
+        if (k && k->seq > pin)
+            k = k > points_at(p, 0) ? k - 1 : NULL;
+    }
+    if (r->pressed) {
+        uint64_t want =
+            limit && used > limit - limit / 8 ? used - (limit - limit / 8) : 1;
+        uint64_t seq = seq_for_bytes(j, MAX(want, j->seg_size));
+        const struct point_rec *s = points_by_seq(p, seq);
+
+        if (!s)
+            s = points_at(p, points_count(p) - 1);
+        if (!k || s->seq > k->seq) {
+            k = s;
+            if (sealed_upto(j, k->seq) > j->man.state.promoted)
+                tell_short(j, k);
+        }
+    }
+    if (!k)
+        return false;
+    r->to_seq = sealed_upto(j, k->seq);
+    r->floor = (struct man_floor){ .cut_no = k->cut_no, .seq = k->seq };
+    r->set_floor = true;
+    return r->to_seq > j->man.state.promoted;
+}
+
+/* --- the steps --------------------------------------------------------------- */
+
+static void
+ended(struct journal *j, int res)
+{
+    struct jretain *r = &j->retain;
+
+    r->active = false;
+    if (res < 0) {
+        r->failures++;
+        r->failed_at_ns = io_mono_ns(j->loop);
+    } else {
+        r->failures = 0;
+    }
+    journal_recycle(j);
+    journal_commit_kick(j);
+    journal_job_done(j);
+}
+
+static void
+promoted_logged(void *arg, int res)
+{
+    struct journal *j = arg;
+
+    if (res == 0)
+        jindex_promoted(j->ix, j->retain.to_seq);
+    ended(j, res);
+}
+
+static void
+promoted(void *arg, int res, uint64_t bytes)
+{
+    struct journal *j = arg;
+    struct man_rec r = { .type = MAN_PROMOTED, .u.seq = j->retain.to_seq };
+
+    UNUSED(bytes);
+    if (res < 0) { /* the index has told why */
+        ended(j, res);
+        return;
+    }
+    journal_log(j, &r);
+    journal_log_sync(j, promoted_logged, j);
+}
+
+static void
+floor_logged(void *arg, int res)
+{
+    struct journal *j = arg;
+
+    if (res < 0) {
+        ended(j, res);
+        return;
+    }
+    /* FLOOR is on disk before the first byte of the replica changes (I13);
+     * otherwise a crash here would offer points the replica has passed. */
+    jindex_promote(j->ix, j->retain.to_seq, promoted, j);
+}
+
+static void
+converted(void *arg, int res)
+{
+    struct journal *j = arg;
+    struct jretain *r = &j->retain;
+    struct man_rec m = { .type = MAN_FLOOR, .u.floor = r->floor };
+
+    if (res < 0) {
+        ended(j, res);
+        return;
+    }
+    if (!r->set_floor) {
+        floor_logged(j, 0);
+        return;
+    }
+    if (j->man.state.any_floor && r->floor.seq < j->man.state.floor.seq) {
+        ended(j, 0); /* points were withdrawn meanwhile */
+        return;
+    }
+    journal_log(j, &m);
+    points_drop_before(&j->points, r->floor.seq);
+    journal_log_sync(j, floor_logged, j);
+}
+
+static void
+warn(struct journal *j)
+{
+    struct err e = ERR_INIT;
+    uint64_t used;
+
+    if (!j->cfg.warn_bytes)
+        return;
+    used = used_bytes(j);
+    if (used < j->cfg.warn_bytes - j->cfg.warn_bytes / 8)
+        j->warned = false;
+    if (j->warned || used < j->cfg.warn_bytes)
+        return;
+    j->warned = true;
+    (void)err_set(&e, -ENOSPC, ERR_JNL_0012,
+                  "journal %s: %" PRIu64 " MiB used, warning at %" PRIu64 " MiB",
+                  j->dir, used / MIB, j->cfg.warn_bytes / MIB);
+    journal_alert(j, &e);
+}
+
+void
+journal_retain(struct journal *j)
+{
+    struct jretain *r = &j->retain;
+    uint64_t pause = MIN(RETRY_NS << MIN(r->failures, 6U), RETRY_MAX_NS);
+
+    if (r->active || j->closing || !j->ix)
+        return;
+    warn(j);
+    if (r->failures && io_mono_ns(j->loop) - r->failed_at_ns < pause)
+        return;
+    if (!choose(j))
+        return;
+    r->active = true;
+    j->jobs++;
+    if (r->set_floor)
+        jindex_convert(j->ix, r->floor.seq, converted, j);
+    else
+        converted(j, 0);
+}
+
+/* --- giving back --------------------------------------------------------------- */
+
+struct recycling {
+    struct journal *j;
+    uint32_t segs[JOURNAL_RECYCLE];
+    uint64_t sizes[JOURNAL_RECYCLE];
+    size_t n_segs;
+    struct run_info runs[JOURNAL_RECYCLE];
+    size_t n_runs;
+    uint32_t gone[JOURNAL_RECYCLE]; /* to unlink */
+    size_t n_gone;
+    struct io_work work;
+};
+
+static void
+unlink_run(struct io_work *w)
+{
+    struct recycling *c = container_of(w, struct recycling, work);
+
+    for (size_t i = 0; i < c->n_gone; i++) {
+        char path[4096], name[SEG_NAME_MAX];
+
+        seg_name(c->gone[i], name);
+        (void)snprintf(path, sizeof path, "%s/%s", c->j->dir, name);
+        /* A file that stays is not named any more; recovery removes it. */
+        (void)io_unlink(c->j->loop, path);
+    }
+}
+
+static void
+recycled(struct io_work *w)
+{
+    struct recycling *c = container_of(w, struct recycling, work);
+    struct journal *j = c->j;
+    bool more = c->n_segs == JOURNAL_RECYCLE || c->n_runs == JOURNAL_RECYCLE;
+
+    free(c);
+    j->recycling = false;
+    if (more)
+        journal_recycle(j);
+    journal_retain(j);
+    journal_commit_kick(j);
+    journal_job_done(j);
+}
+
+static void
+recycle_logged(void *arg, int res)
+{
+    struct recycling *c = arg;
+    struct journal *j = c->j;
+
+    for (size_t i = 0; i < c->n_runs && res == 0; i++)
+        jindex_delete_run(j->ix, &c->runs[i]);
+    for (size_t i = 0; i < c->n_segs && res == 0; i++) {
+        jindex_drop_segment(j->ix, c->segs[i]);
+        seg_store_drop(j->segs, c->segs[i]);
+        j->used -= MIN(j->used, c->sizes[i]);
+        j->st.recycled++;
+        if (j->n_free < JOURNAL_FREE_FILES && c->sizes[i] >= j->seg_size &&
+            !j->no_space && !j->at_limit && !j->closing)
+            j->free_files[j->n_free++] = c->segs[i];
+        else
+            c->gone[c->n_gone++] = c->segs[i];
+    }
+    c->work = (struct io_work){ .run = unlink_run, .done = recycled };
+    io_work_submit(j->loop, &c->work);
+}
+
+void
+journal_recycle(struct journal *j)
+{
+    struct man_state *s = &j->man.state;
+    struct man_rec r = { .type = MAN_SEG_DEL };
+    struct recycling *c;
+
+    if (j->recycling || j->closing || j->stopped || !j->ix)
+        return;
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return; /* later */
+    c->j = j;
+    /* The newest segment stays: it holds the lane's tail. */
+    for (size_t i = 0; i + 1 < s->n_segs && c->n_segs < JOURNAL_RECYCLE; i++) {
+        if (!s->segs[i].sealed || s->segs[i].last_seq > s->promoted)
+            break;
+        if (!jindex_segment_free(j->ix, s->segs[i].no))
+            continue;
+        c->segs[c->n_segs] = s->segs[i].no;
+        c->sizes[c->n_segs++] = s->segs[i].size;
+    }
+    c->n_runs = jindex_dead_runs(j->ix, c->runs, JOURNAL_RECYCLE);
+    if (c->n_segs + c->n_runs == 0) {
+        free(c);
+        return;
+    }
+    for (size_t i = 0; i < c->n_segs; i++) {
+        r.u.seg.no = c->segs[i];
+        journal_log(j, &r);
+    }
+    r.type = MAN_RUN_DEL;
+    for (size_t i = 0; i < c->n_runs; i++) {
+        r.u.run = c->runs[i];
+        journal_log(j, &r);
+    }
+    j->recycling = true;
+    j->jobs++;
+    journal_log_sync(j, recycle_logged, c);
+}
