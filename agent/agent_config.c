@@ -133,6 +133,10 @@ static const struct config_option replicator_options[] = {
       .offset = AT(replicator.advertise) - AT(replicator), .max = 253,
       .help = "Host name or address that others dial; empty: the one this host uses\n"
               "towards its manager." },
+    { .name = "advertise_data", .type = CONFIG_ADDRESS,
+      .offset = AT(replicator.advertise_data) - AT(replicator),
+      .help = "HOST:PORT that other replicators dial, where address translation\n"
+              "stands between; empty: the host above with the port of data_listen." },
     { .name = "manager", .type = CONFIG_ADDRESS,
       .offset = AT(replicator.manager) - AT(replicator),
       .help = "Address of the manager's API; empty: the one it joined at." },

@@ -71,6 +71,7 @@ struct agent_config {
         char *name; /* empty: the name it joined under */
         char *control_listen, *data_listen;
         char *advertise; /* host that other replicators and managers dial */
+        char *advertise_data; /* host:port instead, behind translation */
         char *manager;   /* host:port of its manager's API; empty: as joined */
         uint64_t ring_size;
         int io; /* enum agent_io */

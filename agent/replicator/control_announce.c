@@ -3,11 +3,14 @@
  * call blocks; it touches nothing but its copy of the texts. */
 #include "replicator/control_announce.h"
 
+#include <netdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/httpc.h"
 #include "common/json.h"
@@ -134,6 +137,34 @@ announce_start(const struct replicator *rep, const char *manager,
     }
     *out = a;
     return 0;
+}
+
+int
+announce_local_host(const char *manager, char *out, size_t size)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_DGRAM }, *list = NULL;
+    struct sockaddr_storage own;
+    socklen_t len = sizeof own;
+    struct io_addr a;
+    char port[8];
+    int fd = -1, rc = -ENOENT;
+
+    if (io_addr_parse(manager, &a, NULL) < 0)
+        return -EINVAL;
+    snprintf(port, sizeof port, "%u", a.port);
+    if (getaddrinfo(a.host, port, &hints, &list) != 0)
+        return -ENOENT;
+    fd = socket(list->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    /* Connecting a datagram socket sends nothing: it only picks the route. */
+    if (fd >= 0 && connect(fd, list->ai_addr, list->ai_addrlen) == 0 &&
+        getsockname(fd, (struct sockaddr *)&own, &len) == 0 &&
+        getnameinfo((struct sockaddr *)&own, len, out, (socklen_t)size, NULL, 0,
+                    NI_NUMERICHOST) == 0)
+        rc = 0;
+    if (fd >= 0)
+        (void)close(fd);
+    freeaddrinfo(list);
+    return rc;
 }
 
 void

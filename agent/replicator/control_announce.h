@@ -9,6 +9,8 @@ struct announce;
 /* manager: host:port of its API. */
 int announce_start(const struct replicator *rep, const char *manager,
                    struct announce **out, struct err *err);
+/* The local address that packets to host:port would leave from. */
+int announce_local_host(const char *manager, char *out, size_t size);
 void announce_stop(struct announce *a); /* waits for a call under way */
 
 #endif

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <openssl/x509.h>
 
@@ -25,6 +24,7 @@ struct role {
     struct replicator rep;
     struct control *control;
     struct announce *announce;
+    char manager[IO_ADDR_TEXT_MAX]; /* host:port, or "" */
     bool stopping;
 };
 
@@ -167,8 +167,8 @@ load_stores(struct role *r, struct err *err)
     return rc;
 }
 
-/* What others dial: the host to advertise, else the one we listen on, else this
- * machine's name, with the port really bound. */
+/* What others dial: the host to advertise, else the one we listen on, else the
+ * one we use towards our manager, with the port really bound. */
 static void
 advertise(const struct role *r, const char *listen_host, uint16_t port,
           char out[IO_ADDR_TEXT_MAX])
@@ -180,9 +180,35 @@ advertise(const struct role *r, const char *listen_host, uint16_t port,
         host = listen_host;
     if (host[0] && strcmp(host, "0.0.0.0") != 0 && strcmp(host, "::") != 0)
         snprintf(a.host, sizeof a.host, "%.255s", host);
-    else if (gethostname(a.host, sizeof a.host - 1) < 0)
+    else if (announce_local_host(r->manager, a.host, sizeof a.host) < 0)
         snprintf(a.host, sizeof a.host, "localhost");
     io_addr_format(&a, out);
+}
+
+/* The manager's address: as configured, else where this replicator joined. */
+static void
+find_manager(struct role *r)
+{
+    const char *text = r->cfg->replicator.manager, *joined = NULL;
+    char path[REP_PATH_MAX + 64];
+    uint8_t *data = NULL;
+    cJSON *tree = NULL;
+    size_t len = 0;
+
+    if (!text || !text[0]) {
+        snprintf(path, sizeof path, "%s/" ROLE_JOINED_FILE,
+                 r->rep.cfg.state_dir);
+        if (io_read_whole(r->rep.loop, path, REP_CONFIG_MAX, &data, &len,
+                          NULL) == 0 &&
+            json_parse((const char *)data, len, REP_CONFIG_MAX, &tree, NULL) ==
+                0 &&
+            json_str(tree, "Manager", JSON_REQUIRED, &joined, NULL) == 1)
+            text = joined;
+    }
+    if (text)
+        snprintf(r->manager, sizeof r->manager, "%.270s", text);
+    cJSON_Delete(tree);
+    free(data);
 }
 
 /* --- the loop ------------------------------------------------------------ */
@@ -203,14 +229,31 @@ role_stopped(struct replicator *rep)
     io_loop_stop(rep->loop);
 }
 
+/* What may change while we run: the log.  Volumes and stores need a restart,
+ * which costs a lane nothing when it is clean. */
+static void
+role_reload(struct role *r)
+{
+    struct agent_config fresh;
+    struct err err = ERR_INIT;
+
+    log_reopen();
+    if (agent_config_load(r->cfg->path, &fresh, &err) < 0) {
+        log_err(LOG_ERROR, ROOM, "", "reloading", &err);
+        return;
+    }
+    log_set_level((enum log_level)fresh.log.level);
+    agent_config_release(&fresh);
+    log_line(LOG_INFO, ROOM, "", "configuration reloaded");
+}
+
 static void
 role_signal(void *arg, int sig)
 {
     struct role *r = arg;
 
     if (sig == SIGHUP) {
-        log_reopen();
-        log_line(LOG_INFO, ROOM, "", "log reopened");
+        role_reload(r);
         return;
     }
     if (r->stopping)
@@ -308,16 +351,19 @@ role_open(struct role *r, struct err *err)
         rc = stream_listen(rep->stream, &data, &bound, err);
     if (rc < 0)
         return rc;
+    find_manager(r);
     advertise(r, data.host, bound.port, rep->cfg.data_address);
+    if (ac->replicator.advertise_data && ac->replicator.advertise_data[0])
+        snprintf(rep->cfg.data_address, sizeof rep->cfg.data_address, "%.270s",
+                 ac->replicator.advertise_data);
     advertise(r, control.host, control.port, rep->cfg.control_address);
     rc = control_start(rep, control.host, control.port, &r->control,
                        &control.port, err);
     if (rc < 0)
         return rc;
     advertise(r, control.host, control.port, rep->cfg.control_address);
-    if (ac->replicator.manager && ac->replicator.manager[0])
-        rc = announce_start(rep, ac->replicator.manager, &r->announce, err);
-    return rc;
+    return r->manager[0] ? announce_start(rep, r->manager, &r->announce, err)
+                         : 0;
 }
 
 int
