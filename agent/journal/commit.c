@@ -185,8 +185,10 @@ note_cut(struct journal *j, const struct batch_view *v, uint32_t i,
          (j->man.state.floor.none && p.seq <= j->man.state.floor.seq)))
         return 0;
     rc = points_add(&j->points, &p);
+    if (rc == -EEXIST && !(j->recovering && points_find(&j->points, p.cut_no)))
+        return 0; /* a number that does not rise */
     if (rc == -EEXIST)
-        return 0; /* known (recovery), or a number that does not rise */
+        rc = 0; /* known; its tag may not have reached the disk */
     if (rc == 0 && c.tag_len) {
         struct man_rec r = { .type = MAN_TAG, .u.tag.cut_no = c.cut_no };
 
@@ -404,6 +406,13 @@ opening_run(struct io_work *w)
     uint64_t avail, size;
 
     o->res = 0;
+    if (o->drop) {
+        char path[4096], name[SEG_NAME_MAX];
+
+        seg_name(o->recycle_no, name);
+        (void)snprintf(path, sizeof path, "%s/%s", j->dir, name);
+        (void)io_unlink(j->loop, path);
+    }
     if (!o->recycle && io_disk_free(j->loop, j->dir, &avail, &size) == 0) {
         uint64_t keep = o->reserve ? o->reserve : MIN(256 * MIB, size / 100);
 
@@ -553,9 +562,12 @@ opening_start(struct journal *j)
         .first_seq = b->v.hdr.first_seq,
     };
     memcpy(o->header.prev_digest, b->v.hdr.prev_digest, 16);
-    o->recycle = j->n_free > 0 && size <= j->seg_size;
-    if (o->recycle)
+    o->recycle = o->drop = false;
+    if (j->n_free > 0) {
         o->recycle_no = j->free_files[--j->n_free];
+        o->recycle = j->free_sizes[j->n_free] >= size;
+        o->drop = !o->recycle;
+    }
     o->reserve = j->cfg.disk_reserve_bytes;
     o->active = true;
     o->j = j;
@@ -814,6 +826,13 @@ care_done(struct io_work *w)
     }
     free(c->recs);
     c->recs = NULL;
+    if (c->points_res < 0 && j->closing) { /* recovery finds it all again */
+        struct list *l;
+
+        j->points.unwritten = 0;
+        while ((l = list_pop_front(&j->sealing)) != NULL)
+            free(list_entry(l, struct jsegment, link));
+    }
     if (c->points_res == 0)
         journal_care_kick(j);
     journal_job_done(j);

@@ -19,6 +19,8 @@ static struct list registry = { &registry, &registry };
 uint64_t
 journal_up_ns(const struct journal *j)
 {
+    if (j->recovering) /* on a worker, the loop's clock is not ours */
+        return j->up_base;
     return j->up_base + (io_mono_ns(j->loop) - j->up_mono);
 }
 
@@ -79,7 +81,7 @@ fire_waiters(struct journal *j, uint64_t upto, int res)
         struct jwaiter *w = list_entry(l, struct jwaiter, link);
 
         if (w->done)
-            w->done(w->arg, res);
+            w->done(w->arg, res ? res : w->res);
         free(w);
     }
 }
@@ -118,7 +120,8 @@ man_done(struct io_work *w)
             fire_waiters(j, UINT64_MAX, j->man_res);
         }
     }
-    if (j->man_res == 0 || (j->man_res != -ENOSPC && !j->stopped))
+    if (j->man_res == 0 || (j->man_res != -ENOSPC && !j->stopped) ||
+        (j->closing && j->man_failures < 2))
         man_kick(j);
     journal_job_done(j);
 }
@@ -148,8 +151,8 @@ man_kick(struct journal *j)
     io_work_submit(j->loop, &j->man_work);
 }
 
-void
-journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg)
+static void
+answer(struct journal *j, int res, void (*done)(void *arg, int res), void *arg)
 {
     struct jwaiter *w = calloc(1, sizeof *w);
     struct err e = ERR_INIT;
@@ -161,11 +164,11 @@ journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg)
             done(arg, -ENOMEM);
         return;
     }
-    *w = (struct jwaiter){ .upto = j->man.added, .done = done, .arg = arg };
-    /* Nothing to write: still answered later, never inside the call. */
-    if (w->upto == j->man.durable && !j->man_busy)
-        j->man_rewrite = j->man_rewrite || false;
+    *w = (struct jwaiter){
+        .upto = j->man.added, .res = res, .done = done, .arg = arg
+    };
     list_push_back(&j->man_waiters, &w->link);
+    /* Nothing to write: still answered later, never inside the call. */
     if (j->man.added == j->man.durable && !j->man_busy) {
         struct man_rec r = { .type = MAN_UPTIME,
                              .u.uptime = { journal_up_ns(j),
@@ -175,6 +178,12 @@ journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg)
         w->upto = j->man.added;
     }
     man_kick(j);
+}
+
+void
+journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg)
+{
+    answer(j, 0, done, arg);
 }
 
 /* --- what the index asks --------------------------------------------------- */
@@ -315,6 +324,8 @@ index_started(void *arg, int res)
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     journal_care_kick(j);
     journal_recycle(j);
+    if (j->found.num)
+        journal_alert(j, &j->found);
     j->opened(j->opened_arg, j, 0, NULL);
 }
 
@@ -493,6 +504,7 @@ index_closed(void *arg)
     void (*closed)(void *a) = j->closed;
     void *a = j->closed_arg;
 
+    fire_waiters(j, UINT64_MAX, -ECANCELED);
     j->ix = NULL;
     journal_free(j);
     closed(a);
@@ -528,7 +540,9 @@ close_step(struct journal *j)
         journal_log_sync(j, close_logged, j);
         return;
     }
-    fire_waiters(j, UINT64_MAX, -ECANCELED);
+    if (j->ix_closing)
+        return;
+    j->ix_closing = true;
     jindex_close(j->ix, index_closed, j);
 }
 
@@ -632,8 +646,7 @@ journal_begin_incarnation(struct journal *j, const struct incarnation_id *id,
         return;
     }
     if (j->inc_pending || j->inc_done) {
-        journal_log_sync(j, NULL, NULL);
-        done(arg, -EBUSY); /* our own mistake: one at a time */
+        answer(j, -EBUSY, done, arg); /* one at a time */
         return;
     }
     j->inc_pending = true;

@@ -47,6 +47,7 @@ struct jsegment {
 struct jwaiter {
     struct list link;
     uint64_t upto; /* records of the manifest */
+    int res;       /* to answer with, once durable */
     void (*done)(void *arg, int res);
     void *arg;
 };
@@ -56,7 +57,7 @@ struct jopening { /* making the next segment; a worker job */
     struct io_work work;
     struct seg_header header;
     uint32_t recycle_no;
-    bool recycle;
+    bool recycle, drop; /* drop: too small, its file goes */
     uint64_t reserve;
     struct io_file *file;
     int res;
@@ -137,6 +138,7 @@ struct journal {
     struct jcare care;
     uint64_t seg_size; /* of the next one */
     uint32_t free_files[JOURNAL_FREE_FILES];
+    uint64_t free_sizes[JOURNAL_FREE_FILES];
     unsigned n_free;
     uint64_t used; /* bytes of segments */
 
@@ -157,7 +159,7 @@ struct journal {
     uint64_t planted_told;
 
     unsigned jobs; /* that must end before close */
-    bool closing, close_logged;
+    bool closing, close_logged, ix_closing;
     void (*closed)(void *arg);
     void *closed_arg;
 
@@ -166,6 +168,8 @@ struct journal {
     struct io_work open_work;
     int open_res;
     struct err open_err;
+    bool recovering;
+    struct err found; /* for an alert once it is open */
 
     struct journal_stats st;
 };

@@ -117,6 +117,19 @@ run_named(const struct man_state *s, uint8_t level, uint32_t seg)
     return false;
 }
 
+static bool
+view_named(const struct man_state *s, const char *rest)
+{
+    char id[UUID_TEXT_SIZE];
+
+    for (size_t i = 0; i < s->n_views; i++) {
+        uuid_format(&s->views[i].cfg.id.u, id);
+        if (strncmp(rest, id, UUID_TEXT_SIZE - 1) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int
 sweep_one(struct journal *j, const char *name, struct err *err)
 {
@@ -142,6 +155,9 @@ sweep_one(struct journal *j, const char *name, struct err *err)
         (void)io_unlink(j->loop, path);
     } else if (run_name_parse(name, &level, &no) == 0) {
         if (!run_named(&j->man.state, level, no))
+            (void)io_unlink(j->loop, path);
+    } else if (strncmp(name, "view.", 5) == 0) {
+        if (!view_named(&j->man.state, name + 5))
             (void)io_unlink(j->loop, path);
     } else if (strlen(name) > 4 && strcmp(name + strlen(name) - 4, ".tmp") == 0) {
         (void)io_unlink(j->loop, path);
@@ -248,7 +264,7 @@ replay(struct journal *j, struct io_file *f, const struct seg_tables *t,
 
 /* Tail or damage?  next: the segment behind it, or NULL. */
 static int
-check_end(struct journal *j, struct io_file *f, const struct seg_scan *sc,
+check_end(struct io_file *f, const struct seg_scan *sc,
           const struct man_seg *next, struct err *err)
 {
     int rc;
@@ -277,7 +293,6 @@ check_end(struct journal *j, struct io_file *f, const struct seg_scan *sc,
                        "damaged: %s",
                        io_file_path(f), sc->end, sc->last_batch + 1,
                        sc->why.num ? sc->why.msg : "no batch");
-    UNUSED(j);
     return rc;
 }
 
@@ -351,7 +366,7 @@ recover_open(struct journal *j, const struct man_seg *g,
                          path);
     }
     if (rc == 0)
-        rc = check_end(j, f, &sc, next, err);
+        rc = check_end(f, &sc, next, err);
     /* Read with direct I/O, and now on stable storage before anybody is told;
      * otherwise a power loss could take back what we name durable. */
     if (rc == 0) {
@@ -382,7 +397,6 @@ load_points(struct journal *j, struct err *err)
     const struct man_state *s = &j->man.state;
     struct points_header id = { .vpg = j->cfg.vpg, .lane = j->cfg.lane };
     const struct man_seg *last = NULL;
-    uint64_t keep = s->promoted;
     int rc;
 
     for (size_t i = 0; i < s->n_segs; i++)
@@ -399,27 +413,27 @@ load_points(struct journal *j, struct err *err)
                 points_at(&j->points, points_count(&j->points) - 1)->up_ns);
     if (s->any_floor)
         points_drop_before(&j->points, s->floor.seq + s->floor.none);
-    if (last)
-        keep = MAX(keep, last->last_seq);
-    UNUSED(keep);
     return 0;
 }
 
 /* Points of the table that no batch carries can only come from a disk that
- * forgot what it had acknowledged. */
-static int
-check_points(struct journal *j, struct err *err)
+ * forgot what it had acknowledged.  The source remembers, and sends it again or
+ * has the lane verified; here they are not offered. */
+static void
+check_points(struct journal *j)
 {
     size_t n = points_count(&j->points);
 
-    if (n && points_at(&j->points, n - 1)->seq > j->d_seq)
-        return err_set(err, -EBADMSG, ERR_JNL_0003,
-                       "journal %s: checkpoint %" PRIu64
-                       " was durable at %" PRIu64
-                       ", but the segments end at %" PRIu64,
-                       j->dir, points_at(&j->points, n - 1)->cut_no,
-                       points_at(&j->points, n - 1)->seq, j->d_seq);
-    return 0;
+    if (n == 0 || points_at(&j->points, n - 1)->seq <= j->d_seq)
+        return;
+    (void)err_set(&j->found, -EBADMSG, ERR_JNL_0003,
+                  "journal %s: checkpoint %" PRIu64 " was durable at %" PRIu64
+                  ", but the segments end at %" PRIu64,
+                  j->dir, points_at(&j->points, n - 1)->cut_no,
+                  points_at(&j->points, n - 1)->seq, j->d_seq);
+    points_drop_after(&j->points, j->d_seq);
+    j->points.unwritten = points_count(&j->points);
+    j->points.in_file = 0; /* a fresh file */
 }
 
 static int
@@ -454,13 +468,17 @@ load(struct journal *j, struct err *err)
                               i + 1 < s->n_segs ? &s->segs[i + 1] : NULL, err);
         }
     }
-    return rc == 0 ? check_points(j, err) : rc;
+    if (rc == 0)
+        check_points(j);
+    return rc;
 }
 
 int
 journal_recover(struct journal *j, struct err *err)
 {
     int rc = io_mkdir(j->loop, j->dir, err);
+
+    j->recovering = true;
 
     if (rc == 0) {
         rc = seg_store_new(j->loop, j->dir, j->cfg.vpg, j->cfg.lane,
@@ -474,5 +492,6 @@ journal_recover(struct journal *j, struct err *err)
     j->rx_batch = j->d_batch;
     j->rx_seq = j->d_seq;
     memcpy(j->rx_digest, j->d_digest, 16);
+    j->recovering = false;
     return rc;
 }

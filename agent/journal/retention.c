@@ -313,9 +313,10 @@ recycle_logged(void *arg, int res)
         j->used -= MIN(j->used, c->sizes[i]);
         j->st.recycled++;
         if (j->n_free < JOURNAL_FREE_FILES && c->sizes[i] >= j->seg_size &&
-            !j->no_space && !j->at_limit && !j->closing)
+            !j->no_space && !j->at_limit && !j->closing) {
+            j->free_sizes[j->n_free] = c->sizes[i];
             j->free_files[j->n_free++] = c->segs[i];
-        else
+        } else
             c->gone[c->n_gone++] = c->segs[i];
     }
     c->work = (struct io_work){ .run = unlink_run, .done = recycled };
