@@ -41,8 +41,9 @@ uint64_t ringpool_size(const struct ringpool *p);
 /* --- the splitter ------------------------------------------------------- */
 
 /* Takes over backing: closing the splitter closes it (never from a done()).
- * Reads, and flushes while detached, pass straight through.  Requests of up to 32 MiB
- * are cut into pieces of BATCH_WRITE_MAX (writes) and BATCH_ZERO_MAX. */
+ * Reads, and flushes while detached, pass straight through.  Requests of up to
+ * 32 MiB are cut into entries of BATCH_WRITE_MAX (writes, settled together) and
+ * pieces of BATCH_ZERO_MAX, one reply after the last. */
 int splitter_open(struct blkdev *backing, struct blkdev **out, struct err *err);
 
 struct splitter_stats {

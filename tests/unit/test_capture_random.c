@@ -14,7 +14,8 @@
  *   before this one was submitted has been applied already;
  * - at each cut: no sector is older than the newest write of it that had been
  *   acknowledged when the cut was taken, and none is newer than the cut;
- * - a request that ended with -ECANCELED is nowhere;
+ * - nothing is sent before it has settled; what failed is not sent as data, and
+ *   a request that ended with -ECANCELED is nowhere;
  * - at the end, the receiver's volumes equal the backing devices byte for byte,
  *   and no memory of the ring is left in use.
  *
@@ -253,6 +254,9 @@ op_done(struct blkdev_req *rq, int res)
     free(op->rq.buf);
     w.n_cancels += res == -ECANCELED;
     w.n_fails += res == -EIO;
+    if (res == -EIO && rq->op == BLKDEV_WRITE &&
+        capture_state(w.c) == CAPTURE_EXACT)
+        violation("a failed write left the lane exact", id, 0);
     /* a TRIM may have done nothing */
     if (res != 0 || (rq->op != BLKDEV_WRITE && rq->op != BLKDEV_ZERO))
         return;
@@ -336,8 +340,10 @@ write_entry(const struct lane_entry *e, const uint8_t *payload)
     if (id == 0)
         return;
     op = &w.op[id - 1];
-    if (op->res == -ECANCELED && op->ack_t)
-        violation("cancelled, and in the lane", id, 0);
+    if (op->ack_t == 0)
+        violation("sent before it had settled", id, 0); /* I3 */
+    if (op->res != 0)
+        violation("failed or cancelled, and in the lane as data", id, 0);
     for (uint64_t i = 0; i < e->len512; i++) {
         if (sector_id(payload + i * 512, e->vol, e->off512 + i) != id)
             violation("a payload of two writes", id, i);
