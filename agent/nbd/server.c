@@ -335,7 +335,7 @@ int
 nbd_export_add(struct nbd_server *s, const struct nbd_export_config *cfg,
                struct nbd_export **out, struct err *err)
 {
-    struct nbd_block_size bs;
+    struct nbd_block_size bs = { .min = 0 };
     struct nbd_export *e;
     int rc = name_check(s, cfg, err);
 
