@@ -72,7 +72,7 @@ struct agent_config {
         char *control_listen, *data_listen;
         char *advertise; /* host that other replicators and managers dial */
         char *advertise_data; /* host:port instead, behind translation */
-        char *manager;   /* host:port of its manager's API; empty: as joined */
+        char *manager; /* host:port of its manager's API; empty: as joined */
         uint64_t ring_size;
         int io; /* enum agent_io */
         uint64_t workers;

@@ -10,7 +10,9 @@
 #include "common/err.h"
 
 /* Longer paths are refused with a sentence; several fit on a stack. */
-enum { FILE_PATH_SIZE = 1024 };
+enum {
+    FILE_PATH_SIZE = 1024
+};
 
 /* dir/name into out; -ENAMETOOLONG with a sentence. */
 int path_join(char out[FILE_PATH_SIZE], const char *dir, const char *name,

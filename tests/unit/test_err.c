@@ -62,8 +62,8 @@ table_is_sound(void **state)
     for (int i = 0; i < (int)ERR_CODE_MAX; i++) {
         const char *t = err_code_text((enum err_code)i);
 
-        assert_int_equal(strlen(t), 8);
-        assert_int_equal(t[3], '-');
+        assert_non_null(strchr(t, '-')); /* "IO-0001", "NBD-0003" */
+        assert_int_equal(strlen(strchr(t, '-')), 5);
         for (int k = 0; k < i; k++)
             assert_string_not_equal(t, err_code_text((enum err_code)k));
         assert_true(text_utf8_ok(err_code_cause((enum err_code)i), 3));

@@ -161,8 +161,16 @@ serve_one(struct server *s, int fd)
     if (s->ctx) {
         must(tls_ssl_new(s->ctx, NULL, &ssl, &e), &e);
         SSL_set_fd(ssl, fd);
-        if (SSL_accept(ssl) != 1)
+        if (SSL_accept(ssl) != 1) {
+            /* What the client has sent meanwhile must be read, or the reset
+             * that follows destroys the alert that says why. */
+            char c;
+
+            (void)shutdown(fd, SHUT_WR);
+            while (read(fd, &c, 1) == 1)
+                continue;
             goto out;
+        }
         (void)tls_exporter(ssl, "EXPORTER-holdfast-test", s->exported, 32, &e);
     }
     while (read_request(s, ssl, fd)) {
