@@ -439,6 +439,7 @@ int
 capture_resync_begin(struct capture *c, const struct resync_begin *rb)
 {
     uint8_t out[CONTROL_PAYLOAD_MAX];
+    size_t n;
 
     if (c->state == CAPTURE_COLLAPSED ||
         !control_room(c, 2, (uint64_t)2 * SECTOR))
@@ -448,12 +449,13 @@ capture_resync_begin(struct capture *c, const struct resync_begin *rb)
         struct centry *e;
 
         c->seq--; /* the GAP has the last number that it tells of */
-        e = control_append(c, ENTRY_GAP, out, lane_gap_encode(&g, out));
+        n = lane_gap_encode(&g, out);
+        e = control_append(c, ENTRY_GAP, out, n);
         e->extra = g.first_seq;
         c->gap_first = 0;
     }
-    (void)control_append(c, ENTRY_RESYNC_BEGIN, out,
-                         resync_begin_encode(rb, out));
+    n = resync_begin_encode(rb, out);
+    (void)control_append(c, ENTRY_RESYNC_BEGIN, out, n);
     c->state = CAPTURE_EXACT;
     c->in_resync = true;
     capture_advance(c);
@@ -502,13 +504,14 @@ int
 capture_incarnation(struct capture *c, const struct lane_incarnation *li)
 {
     uint8_t out[CONTROL_PAYLOAD_MAX];
+    size_t n;
 
     if (c->seq != lane_seq(c->cfg.seq_epoch, 0))
         return -EINVAL;
     if (!control_room(c, 1, SECTOR))
         return -EAGAIN;
-    (void)control_append(c, ENTRY_INCARNATION, out,
-                         lane_incarnation_encode(li, out));
+    n = lane_incarnation_encode(li, out);
+    (void)control_append(c, ENTRY_INCARNATION, out, n);
     if (!li->exact)
         capture_break(c);
     capture_advance(c);
@@ -550,9 +553,9 @@ capture_free(struct capture *c)
 
     if (!c)
         return;
-    for (uint16_t v = 0; v < LANE_VOLUMES_MAX; v++) {
+    for (unsigned v = 0; v < LANE_VOLUMES_MAX; v++) {
         if (c->vols[v])
-            capture_detach(c, v);
+            capture_detach(c, (uint16_t)v);
     }
     resync_cancel(c, NULL);
     while ((l = list_pop_front(&c->slots))) {

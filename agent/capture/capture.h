@@ -73,7 +73,8 @@ struct capture_config {
     uint32_t lane;
     struct incarnation_id incarnation; /* a new one at every start */
     uint32_t seq_epoch;  /* above that of every earlier incarnation */
-    uint64_t pool_floor; /* bytes no other lane can take; 0: 8 MiB */
+    uint64_t pool_floor; /* bytes no other lane can take; 0: 8 MiB.  Less when
+                          * all floors would be more than half the ring. */
     /* There may be a new sendable batch, a state change, or room again. */
     void (*wake)(void *arg);
     void *arg;

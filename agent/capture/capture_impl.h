@@ -183,7 +183,7 @@ bool capture_room(const struct capture *c, uint64_t n, uint64_t bytes);
 /* capture_room() has said yes.  Unsettled. */
 struct centry *capture_append(struct capture *c, uint8_t type, uint16_t vol,
                               uint64_t off512, uint32_t len512);
-void capture_payload(struct capture *c, struct centry *e, const void *p);
+void capture_payload(struct capture *c, struct centry *e, const void *src);
 /* Settled entries move on to be sent. */
 void capture_advance(struct capture *c);
 struct centry *fifo_at(const struct capture *c, struct fifo_pos *pos);

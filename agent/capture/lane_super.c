@@ -92,7 +92,7 @@ lane_super_encode(const struct lane_super *s, uint64_t gen,
     put_le64(out + S_NEXT_CUT, s->next_cut_no);
     put_le32(out + S_N_VOLUMES, s->n_volumes);
     for (uint32_t i = 0; i < s->n_volumes; i++)
-        volume_encode(&s->volumes[i], out + S_VOLUMES + i * VOLUME_SIZE);
+        volume_encode(&s->volumes[i], out + S_VOLUMES + (size_t)i * VOLUME_SIZE);
     put_le32(out + S_CRC, crc32c(0, out, S_CRC));
 }
 
@@ -106,15 +106,15 @@ super_wrong(const uint8_t *p)
     if (get_le16(p + S_FLAGS) & ~(FLAG_CLEAN | FLAG_SYNCED))
         return "reserved flags are set";
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *v = p + S_VOLUMES + i * VOLUME_SIZE;
+        const uint8_t *v = p + S_VOLUMES + (size_t)i * VOLUME_SIZE;
 
         if (get_le16(v) >= LANE_VOLUMES_MAX)
             return "a volume's number is out of range";
         if (!bytes_all_zero(v + 2, 6))
             return "reserved bytes are not zero";
     }
-    if (!bytes_all_zero(p + S_VOLUMES + n * VOLUME_SIZE,
-                        S_CRC - S_VOLUMES - n * VOLUME_SIZE))
+    if (!bytes_all_zero(p + S_VOLUMES + (size_t)n * VOLUME_SIZE,
+                        S_CRC - S_VOLUMES - (size_t)n * VOLUME_SIZE))
         return "reserved bytes are not zero";
     return NULL;
 }
@@ -156,7 +156,7 @@ lane_super_decode(const uint8_t *p, size_t len, struct lane_super *out,
     out->next_cut_no = get_le64(p + S_NEXT_CUT);
     out->n_volumes = get_le32(p + S_N_VOLUMES);
     for (uint32_t i = 0; i < out->n_volumes; i++)
-        volume_decode(p + S_VOLUMES + i * VOLUME_SIZE, &out->volumes[i]);
+        volume_decode(p + S_VOLUMES + (size_t)i * VOLUME_SIZE, &out->volumes[i]);
     *out_gen = get_le64(p + S_GEN);
     return 0;
 }

@@ -349,10 +349,10 @@ capture_next(struct capture *c, enum chunk_codec codec, uint64_t durable_seen,
     return &b->pub;
 }
 
+/* b is on no list any more. */
 static void
 batch_free(struct capture *c, struct cbatch *b)
 {
-    list_del(&b->link);
     for (uint32_t i = 0; i < b->n_chunks; i++)
         block_unref(c, b->blocks[i]);
     c->heads_bytes -= b->head_len;
@@ -380,6 +380,7 @@ capture_durable(struct capture *c, uint64_t batch_no)
         c->durable_seq = b->pub.last_seq;
         memcpy(c->durable_digest, b->digest, sizeof b->digest);
         resync |= b->resync_bytes > 0;
+        list_del(&b->link);
         batch_free(c, b);
         freed = true;
     }
@@ -427,7 +428,9 @@ capture_rewind(struct capture *c, uint64_t batch_no, const uint8_t digest[16])
 void
 pack_release(struct capture *c)
 {
-    while (!list_empty(&c->batches))
-        batch_free(c, list_entry(c->batches.next, struct cbatch, link));
+    struct list *l;
+
+    while ((l = list_pop_front(&c->batches)))
+        batch_free(c, list_entry(l, struct cbatch, link));
     c->again = NULL;
 }

@@ -1,7 +1,8 @@
 /* The agent's ring: blocks of 64 KiB shared by all lanes.  Each lane has a
  * floor that no other lane can take; what lies above the sum of the floors goes
- * to whoever comes first.  When there are more lanes than floors fit, the
- * floors shrink to equal parts.  All memory is taken at start: a write never
+ * to whoever comes first.  The floors are at most half the ring in all: with
+ * many lanes they shrink to equal parts of it, so that a busy lane among idle
+ * ones always has the other half.  All memory is taken at start: a write never
  * waits for an allocator, and never fails for want of memory. */
 #include <stdlib.h>
 
@@ -86,7 +87,7 @@ floors_update(struct ringpool *p)
     list_for_each (l, &p->lanes) {
         struct ring_lane *lane = list_entry(l, struct ring_lane, link);
 
-        lane->floor = MIN(lane->floor_wish, p->n / p->n_lanes);
+        lane->floor = MIN(lane->floor_wish, p->n / 2 / p->n_lanes);
         p->reserved += lack(lane);
     }
 }

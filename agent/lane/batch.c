@@ -270,7 +270,7 @@ hdr_decode(const uint8_t *p, size_t len, struct batch_hdr *out, struct err *err)
 int
 batch_peek(const uint8_t *p, size_t len, size_t *out_size)
 {
-    struct batch_hdr h;
+    struct batch_hdr h = { .flags = 0 };
     int rc = hdr_decode(p, len, &h, NULL);
 
     if (rc < 0)
@@ -556,7 +556,7 @@ static int
 view_decode(const uint8_t *p, size_t len, bool need_bodies,
             struct batch_view *out, struct err *err)
 {
-    struct batch_view b;
+    struct batch_view b = { .head_len = 0 };
     size_t need;
     int rc = hdr_decode(p, len, &b.hdr, err);
 

@@ -924,6 +924,24 @@ floors(void **state)
     teardown();
 }
 
+/* Forty idle lanes do not take the ring from a busy one. */
+static void
+many_lanes(void **state)
+{
+    struct capture *idle[40];
+
+    (void)state;
+    setup_with(4 * MIB, VOLUME, 0);
+    for (size_t i = 0; i < ARRAY_SIZE(idle); i++)
+        idle[i] = new_capture(EPOCH, 0);
+    for (int i = 0; i < 31; i++)
+        submit(0, BLKDEV_WRITE, (uint64_t)i * 65536, 65536, 0);
+    assert_int_equal(capture_state(g.c), CAPTURE_EXACT);
+    for (size_t i = 0; i < ARRAY_SIZE(idle); i++)
+        capture_free(idle[i]);
+    teardown();
+}
+
 /* --- resync reads ------------------------------------------------------- */
 
 static struct rd
@@ -1107,6 +1125,7 @@ main(void)
         cmocka_unit_test(failure_and_again),
         cmocka_unit_test(late_failure),
         cmocka_unit_test(floors),
+        cmocka_unit_test(many_lanes),
         cmocka_unit_test(straight_reads),
         cmocka_unit_test(unreadable),
         cmocka_unit_test(quarter_of_the_ring),
