@@ -321,6 +321,7 @@ index_started(void *arg, int res)
         jindex_close(j->ix, open_failed_freed, j);
         return;
     }
+    j->ready = true;
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     journal_care_kick(j);
     journal_recycle(j);
@@ -894,6 +895,40 @@ journal_view_open(struct journal *j, const struct journal_view_config *cfg,
     n->work = (struct io_work){ .run = no_view_run, .done = no_view_done };
     j->jobs++;
     io_work_submit(j->loop, &n->work);
+}
+
+/* A view knows its loop, but not its journal. */
+static struct journal *
+journal_of_view(struct journal_view *v)
+{
+    struct blkdev *d = journal_view_dev(v, journal_view_config(v)->vols[0]);
+    struct journal_view *have[JOURNAL_VIEWS_MAX];
+    struct journal *found = NULL;
+    struct list *l;
+
+    pthread_mutex_lock(&registry_lock);
+    list_for_each(l, &registry)
+    {
+        struct journal *j = list_entry(l, struct journal, registry);
+        size_t n;
+
+        /* One of another loop is another thread's, and never this one. */
+        if (found || !d || j->loop != d->loop || !j->ready)
+            continue;
+        n = jindex_views(j->ix, have, JOURNAL_VIEWS_MAX);
+        for (size_t i = 0; i < n; i++)
+            if (have[i] == v)
+                found = j;
+    }
+    pthread_mutex_unlock(&registry_lock);
+    return found;
+}
+
+void
+journal_view_discard(struct journal_view *v, void (*closed)(void *arg),
+                     void *arg)
+{
+    jindex_view_discard(journal_of_view(v)->ix, v, closed, arg);
 }
 
 size_t

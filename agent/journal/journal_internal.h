@@ -13,6 +13,7 @@ enum {
     JOURNAL_IOV = 64,
     JOURNAL_DIGESTS = 1024, /* of the newest batches, to know duplicates */
     JOURNAL_FREE_FILES = 2, /* kept for the next segments */
+    JOURNAL_VIEWS_MAX = 1024,
     JOURNAL_RECYCLE = 64,   /* segments in one go */
 };
 #define JOURNAL_CREDIT  (8 * MIB)
@@ -168,7 +169,7 @@ struct journal {
     struct io_work open_work;
     int open_res;
     struct err open_err;
-    bool recovering;
+    bool recovering, ready;
     struct err found; /* for an alert once it is open */
 
     struct journal_stats st;
