@@ -1,0 +1,353 @@
+/* room: journal lane io common */
+/* The journal as a whole: append, checkpoints, views, retention and promotion,
+ * restarts, crashes at random moments with torn tails, damage, full disks; each
+ * view compared with the image that its checkpoint had at the source. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "io/file.h"
+#include "journal/journal_internal.h"
+#include "tests/unit/helper_io.h"
+#include "tests/unit/helper_journal.h"
+
+enum {
+    WAIT_MS = 30000
+};
+
+static struct {
+    struct io_loop *loop;
+    char *dir;
+    struct gen g;
+    struct journal *j;
+    struct journal_config cfg;
+    uint64_t durable;
+    unsigned alerts, credits;
+    struct err alert, open_err;
+    bool flag;
+    int res;
+    struct journal_view *view;
+} t;
+
+static void
+on_durable(void *arg, uint64_t no)
+{
+    assert_true(no > t.durable);
+    t.durable = t.g.durable = no;
+}
+static void
+on_credit(void *arg)
+{
+    t.credits++;
+}
+static void
+on_alert(void *arg, const struct err *e)
+{
+    if (getenv("SHOW"))
+        fprintf(stderr, "alert %s: %s\n", err_code_text(e->code), e->msg);
+    t.alerts++;
+    t.alert = *e;
+}
+static void
+on_opened(void *arg, struct journal *j, int res, const struct err *e)
+{
+    t.j = j;
+    t.res = res;
+    t.flag = true;
+    if (e)
+        t.open_err = *e;
+    if (res < 0 && getenv("SHOW"))
+        fprintf(stderr, "open %s: %s\n", err_code_text(e->code), e->msg);
+}
+static void
+on_closed(void *arg)
+{
+    t.j = NULL;
+    t.flag = true;
+}
+static void
+on_res(void *arg, int res)
+{
+    t.res = res;
+    t.flag = true;
+}
+static void
+on_view(void *arg, struct journal_view *v, int res, const struct err *e)
+{
+    t.view = v;
+    t.res = res;
+    t.flag = true;
+}
+
+static void
+wait_flag(void)
+{
+    assert_true(helper_turn_until(t.loop, &t.flag, WAIT_MS));
+    t.flag = false;
+}
+
+static int
+jopen(void)
+{
+    static const struct journal_events ev = { on_durable, on_credit, on_alert,
+                                              NULL };
+
+    t.durable = 0;
+    journal_open(&t.cfg, &ev, on_opened, NULL);
+    wait_flag();
+    return t.res;
+}
+
+static void
+jclose(void)
+{
+    journal_close(t.j, on_closed, NULL);
+    wait_flag();
+}
+
+static void
+begin(void)
+{
+    journal_begin_incarnation(t.j, &t.g.inc, on_res, NULL);
+    wait_flag();
+    assert_int_equal(t.res, 0);
+    t.durable = 0;
+}
+
+static void
+setup_dir(uint64_t seed, const char *under)
+{
+    memset(&t, 0, sizeof t);
+    t.loop = helper_loop(IO_BACKEND_EPOLL, 2);
+    t.dir = helper_tmpdir(under);
+    gen_init(&t.g, seed);
+    t.cfg = (struct journal_config){
+        .loop = t.loop,
+        .dir = t.dir,
+        .vpg = t.g.vpg,
+        .lane = 1,
+        .volumes = { { 0, GEN_VOL_SIZE }, { 1, GEN_VOL_SIZE } },
+        .n_volumes = 2,
+        .history_ns = 3600 * NSEC_PER_SEC,
+        .disk_reserve_bytes = MIB,
+        .segment_min = 128 * KIB,
+        .segment_max = 256 * KIB,
+        .merge_fan = 3,
+    };
+}
+
+static void
+teardown_dir(void)
+{
+    if (t.j)
+        jclose();
+    io_loop_free(t.loop);
+    helper_rmdir(t.dir);
+    gen_release(&t.g);
+}
+
+static void
+send_batch(size_t i)
+{
+    struct err e = ERR_INIT;
+    size_t mem;
+    void *p = gen_copy(&t.g.batches[i], &mem);
+    int rc = journal_append(t.j, p, t.g.batches[i].size, mem, &e);
+
+    if (rc)
+        print_message("append: %s\n", e.msg);
+    assert_int_equal(rc, 0);
+}
+
+static void
+wait_durable(uint64_t no)
+{
+    unsigned turns = 0;
+
+    while (t.durable < no) {
+        assert_int_equal(io_loop_turn(t.loop, 20 * NSEC_PER_MSEC), 0);
+        assert_true(++turns < 3000);
+    }
+}
+
+/* After an open: the source sends again what is not durable. */
+static void
+resume(void)
+{
+    struct journal_tail tail;
+
+    journal_tail(t.j, &tail);
+    if (!tail.any || memcmp(tail.incarnation.u.b, t.g.inc.u.b, 16) != 0) {
+        begin();
+        journal_tail(t.j, &tail);
+    }
+    t.durable = t.g.durable = tail.durable_batch;
+    for (size_t i = 0; i < t.g.n_batches; i++)
+        if (t.g.batches[i].epoch == t.g.epoch &&
+            t.g.batches[i].no > tail.durable_batch) {
+            send_batch(i);
+            wait_durable(t.g.batches[i].no);
+        }
+}
+
+static void
+read_done(struct blkdev_req *rq, int res)
+{
+    t.res = res;
+    t.flag = true;
+}
+
+static void
+compare_view(struct journal_view *v, const struct gen_cut *k)
+{
+    uint8_t *buf = io_mem_alloc(GEN_VOL_SIZE);
+
+    for (uint16_t vol = 0; vol < GEN_VOLS; vol++) {
+        struct blkdev_req rq = {
+            .op = BLKDEV_READ, .len = GEN_VOL_SIZE, .buf = buf, .done = read_done
+        };
+
+        blkdev_submit(journal_view_dev(v, vol), &rq);
+        wait_flag();
+        assert_int_equal(t.res, 0);
+        assert_memory_equal(buf, k->image[vol], GEN_VOL_SIZE);
+    }
+    io_mem_free(buf, GEN_VOL_SIZE);
+}
+
+static void
+open_view(uint64_t cut_no, uint8_t id)
+{
+    struct journal_view_config c = { .cut_no = cut_no };
+
+    c.id.u.b[0] = id;
+    journal_view_open(t.j, &c, on_view, NULL);
+    wait_flag();
+}
+
+static void
+discard_view(struct journal_view *v)
+{
+    struct journal *j = t.j;
+
+    journal_view_discard(v, on_closed, NULL);
+    wait_flag();
+    t.j = j;
+}
+
+static void
+check_cut(uint64_t cut_no)
+{
+    open_view(cut_no, 0xC0);
+    assert_int_equal(t.res, 0);
+    compare_view(t.view, gen_find(&t.g, cut_no));
+    discard_view(t.view);
+}
+
+/* The points are the cuts that may be offered from the oldest on, in order. */
+static void
+check_points(void)
+{
+    static struct journal_point p[GEN_CUTS];
+    size_t n = journal_points(t.j, 0, UINT64_MAX, 0, p, GEN_CUTS);
+    struct journal_tail tail;
+    size_t i = 0;
+
+    journal_tail(t.j, &tail);
+    assert_int_equal(n, journal_points_count(t.j));
+    for (size_t k = 0; k < t.g.n_cuts; k++) {
+        const struct gen_cut *c = &t.g.cuts[k];
+
+        if (!c->offered || c->seq > tail.durable_seq ||
+            (n && c->cut_no < p[0].cut_no))
+            continue;
+        if (n == 0)
+            fail_msg("cut %u is missing", (unsigned)c->cut_no);
+        assert_true(i < n);
+        assert_int_equal(p[i].cut_no, c->cut_no);
+        assert_int_equal(p[i].seq, c->seq);
+        assert_int_equal(p[i].wall_ns, c->wall_ns);
+        assert_string_equal(p[i].tag, c->tag);
+        i++;
+    }
+    assert_int_equal(i, n);
+}
+
+static void
+random_history(uint64_t seed, unsigned rounds)
+{
+    struct journal_stats st;
+
+    setup_dir(seed, NULL);
+    t.cfg.hard_limit_bytes = 2 * MIB;
+    assert_int_equal(jopen(), 0);
+    begin();
+    for (unsigned r = 0; r < rounds; r++) {
+        unsigned n = 1 + (unsigned)gen_below(&t.g, 6);
+
+        for (unsigned i = 0; i < n; i++) {
+            unsigned extra = gen_below(&t.g, 3) == 0 ? GEN_CUT : 0;
+            char tag[16];
+
+            (void)snprintf(tag, sizeof tag, "tag %u", r);
+            if (gen_below(&t.g, 40) == 0)
+                extra |= GEN_DIRTY;
+            else if (t.g.withheld && gen_below(&t.g, 4) == 0)
+                extra |= GEN_RESYNC_END;
+            else if (gen_below(&t.g, 50) == 0)
+                extra |= GEN_RESYNC_BEGIN;
+            send_batch(gen_make(&t.g, (unsigned)gen_below(&t.g, 8), extra,
+                                gen_below(&t.g, 5) == 0 ? tag : NULL));
+        }
+        wait_durable(t.g.batch_no);
+        if (gen_below(&t.g, 4) == 0)
+            check_points();
+        if (gen_below(&t.g, 4) == 0 && journal_points_count(t.j)) {
+            struct journal_point p;
+            size_t at = gen_below(&t.g, journal_points_count(t.j));
+
+            assert_int_equal(journal_points(t.j, 0, UINT64_MAX, at, &p, 1), 1);
+            check_cut(p.cut_no);
+        }
+        if (gen_below(&t.g, 15) == 0) {
+            jclose();
+            assert_int_equal(jopen(), 0);
+            resume();
+            check_points();
+        }
+        if (gen_below(&t.g, 40) == 0) {
+            gen_new_incarnation(&t.g);
+            begin();
+        }
+    }
+    journal_stats(t.j, &st);
+    assert_true(st.promoted_seq > 0);
+    assert_true(st.used_bytes <= t.cfg.hard_limit_bytes + MIB);
+    teardown_dir();
+}
+
+static void
+random_histories(void **state)
+{
+    for (uint64_t s = 1; s <= 6; s++)
+        random_history(s, 120);
+}
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_histories),
+    };
+
+    return cmocka_run_group_tests_name("journal", tests, NULL, NULL);
+}
