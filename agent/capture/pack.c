@@ -428,9 +428,10 @@ capture_rewind(struct capture *c, uint64_t batch_no, const uint8_t digest[16])
 void
 pack_release(struct capture *c)
 {
-    struct list *l;
+    struct list *l, *tmp;
 
-    while ((l = list_pop_front(&c->batches)))
+    list_for_each_safe (l, tmp, &c->batches)
         batch_free(c, list_entry(l, struct cbatch, link));
+    list_init(&c->batches);
     c->again = NULL;
 }
