@@ -147,6 +147,7 @@ struct map_page {
 struct overlay {
     struct io_file *data, *map;
     struct overlay_header head;
+    unsigned head_slot; /* that holds head */
     uint32_t tag;
     uint64_t blocks;
     uint32_t n_pages;
@@ -364,7 +365,8 @@ load_header(struct overlay *o, const struct overlay_header *want,
             return map_damaged(o, (uint64_t)i * OVERLAY_PAGE,
                                "the header of another view", err);
     }
-    o->head = h[h[1].flush_no > h[0].flush_no];
+    o->head_slot = h[1].flush_no > h[0].flush_no;
+    o->head = h[o->head_slot];
     return 0;
 }
 
@@ -375,9 +377,16 @@ take_page(struct overlay *o, uint32_t no, unsigned slot,
     uint64_t first = (uint64_t)no * OVERLAY_PAGE_BITS;
     struct map_page *p;
 
-    if (pg->gen > o->head.flush_no ||
-        (o->pages[no] && o->pages[no]->gen >= pg->gen))
-        return 0; /* of a flush that never ended, or older */
+    if (pg->gen > o->head.flush_no) {
+        /* Of a flush that never ended.  The next one writes this slot again, or
+         * the page would count then by accident. */
+        if (overlay_prepare(o, first, 1) < 0)
+            return map_error(o, -ENOMEM, "read", err);
+        o->pages[no]->dirty = true;
+        return 0;
+    }
+    if (o->pages[no] && o->pages[no]->gen >= pg->gen)
+        return 0; /* older */
     for (uint64_t i = o->blocks > first ? o->blocks - first : 0;
          i < OVERLAY_PAGE_BITS; i++)
         if (bit_get(pg->bits, i))
@@ -411,7 +420,7 @@ load_pages(struct overlay *o, const uint8_t *buf, size_t len, struct err *err)
                 continue;
             rc = take_page(o, no, slot, pg, err);
         }
-        if (o->pages[no])
+        if (o->pages[no] && o->pages[no]->gen)
             sum += overlay_page_mix(no, o->pages[no]->gen);
     }
     free(pg);
@@ -584,6 +593,7 @@ overlay_extents(struct overlay *o, uint64_t off, uint64_t len,
 struct overlay_flush {
     struct overlay *o;
     struct overlay_header head;
+    unsigned head_slot;
     size_t n;
     uint64_t *off;
     uint8_t *buf; /* n encoded pages */
@@ -621,6 +631,7 @@ encode_dirty(struct overlay *o, struct overlay_flush *f, struct overlay_page *pg
         f->off[k++] = page_off(no, p->slot);
     }
     o->head = f->head;
+    o->head_slot = f->head_slot = 1 - o->head_slot;
 }
 
 int
@@ -671,7 +682,7 @@ overlay_flush_run(struct overlay_flush *f, struct err *err)
         if (rc == 0)
             rc = io_file_fdatasync_sync(o->map);
         if (rc == 0)
-            rc = write_header(o, &f->head, f->head.flush_no % HEADER_SLOTS);
+            rc = write_header(o, &f->head, f->head_slot);
         if (rc == 0)
             rc = io_file_fdatasync_sync(o->map);
     }

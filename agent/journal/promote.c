@@ -248,7 +248,7 @@ scatter(struct promotion *p, size_t n, struct err *err)
 int
 promotion_step(struct promotion *p, struct err *err)
 {
-    size_t n;
+    size_t n = 0;
     int rc = 0;
 
     if (!p->scan)
