@@ -317,9 +317,11 @@ command_init(const struct init_options *o, struct err *err)
 {
     struct new_site s = { .leaf = NULL };
     struct addresses *a = calloc(1, sizeof *a);
-    int rc = a ? check_options(o, err)
-               : err_set(err, -ENOMEM, ERR_GEN_0002, "init: out of memory");
+    int rc;
 
+    if (!a)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "init: out of memory");
+    rc = check_options(o, err);
     if (rc == 0)
         rc = parse_addresses(o->api, a, err);
     if (rc == 0)

@@ -229,7 +229,7 @@ check_leaf(struct join *j, struct stack_st_X509 *chain, struct err *err)
 static int
 check_answer(struct join *j, struct err *err)
 {
-    const char *cert = NULL, *chain = NULL, *root = NULL;
+    const char *cert = "", *chain = "", *root = "";
     struct stack_st_X509 *certs = NULL;
     uint8_t fp[PKI_FINGERPRINT_SIZE];
     X509 *last;

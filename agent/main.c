@@ -275,9 +275,8 @@ parse_options(int argc, char **argv, const struct command *cmd,
     int at = 0;
 
     for (;;) {
-        /* One thread at this point. */
-        int o = getopt_long(argc, argv, "hV", long_options,
-                            &at); /* NOLINT(concurrency-mt-unsafe) */
+        /* One thread at this point.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
+        int o = getopt_long(argc, argv, "hV", long_options, &at);
 
         if (o == -1)
             return -1;

@@ -32,7 +32,8 @@ is_vacant(const char *path, struct err *err)
         return err_set(err, -errno, ERR_AGT_0003, "%s: %s", path,
                        err_errno(errno));
     while (vacant) {
-        e = readdir(d); /* NOLINT(concurrency-mt-unsafe): own stream */
+        /* Its own stream.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
+        e = readdir(d);
         if (!e)
             break;
         vacant = strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
@@ -205,5 +206,6 @@ remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
 void
 statedir_discard(const char *draft)
 {
+    /* A command has one thread.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
     (void)nftw(draft, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }

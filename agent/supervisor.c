@@ -381,7 +381,7 @@ block_signals(sigset_t *set)
     (void)sigaddset(set, SIGINT);
     (void)sigaddset(set, SIGHUP);
     (void)sigaddset(set, SIGCHLD);
-    (void)sigprocmask(SIG_BLOCK, set, NULL);
+    (void)pthread_sigmask(SIG_BLOCK, set, NULL);
 }
 
 static void

@@ -52,7 +52,7 @@ hex_decode(const char *text, uint8_t *out, size_t n)
             return -EINVAL;
     }
     for (size_t i = 0; i < n; i++)
-        out[i] =
-            (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
+        out[i] = (uint8_t)((unsigned)hex_digit(text[2 * i]) << 4 |
+                           (unsigned)hex_digit(text[2 * i + 1]));
     return 0;
 }

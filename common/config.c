@@ -354,7 +354,7 @@ place_of(const struct reader *r, const config_setting_t *s, const char *path)
                            .err = r->err };
 }
 
-static int read_group(const struct reader *r, const config_setting_t *s,
+static int read_group(const struct reader *r, const config_setting_t *group,
                       const struct config_option *options, size_t n,
                       const char *prefix, void *values);
 

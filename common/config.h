@@ -48,6 +48,7 @@ struct config_list {
 struct config_option {
     const char *name;
     enum config_type type;
+    unsigned flags; /* of enum config_flags */
     size_t offset;
     /* As written in a file, without quotes; CONFIG_STRINGS: with commas. NULL:
      * empty, 0, false. */
@@ -56,7 +57,6 @@ struct config_option {
     const char *const *choices; /* ends with NULL */
     const struct config_option *sub;
     size_t n_sub, item_size;
-    unsigned flags;
     const char *help; /* one or more lines for people */
 };
 

@@ -178,6 +178,9 @@ tmpfile_commit(struct tmpfile *tf, const char *name, struct err *err)
     char path[FILE_PATH_SIZE];
     int fd = tf->fd, rc;
 
+    if (!tf->path)
+        return err_set(err, -EINVAL, ERR_GEN_0001, "%s: nothing to commit",
+                       name);
     rc = path_join(path, tf->dir, name, err);
     if (rc < 0)
         return rc;

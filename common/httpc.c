@@ -297,7 +297,7 @@ on_read(char *to, size_t size, size_t n, void *arg)
         else
             k->failed =
                 k->rq->make_body(k->rq->make_body_arg, ssl, &body, k->err);
-        if (k->failed < 0)
+        if (k->failed < 0 || !body)
             return CURL_READFUNC_ABORT;
         k->bound = body;
     }

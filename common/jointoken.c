@@ -53,7 +53,7 @@ jointoken_encode(const struct jointoken *t, char out[JOINTOKEN_TEXT_SIZE])
     n = put(raw, n, t->root, sizeof t->root);
     n = put(raw, n, t->secret, sizeof t->secret);
     put_le32(raw + n, crc32c(0, raw, n));
-    memcpy(out, TEXT_PREFIX, prefix);
+    memcpy(out, TEXT_PREFIX, prefix + 1);
     n = text_b64_encode(TEXT_B64_URL, raw, n + CRC_SIZE, out + prefix);
     OPENSSL_cleanse(raw, sizeof raw);
     return prefix + n;

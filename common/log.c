@@ -43,6 +43,7 @@ static _Atomic int max_level = LOG_INFO;
 static bool
 stderr_is_journal(void)
 {
+    /* Set once, by the service manager.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
     const char *v = getenv("JOURNAL_STREAM");
     char want[64];
     struct stat st;
@@ -194,6 +195,7 @@ log_line(enum log_level level, const char *room, const char *ids,
                  ids, ids[0] ? " " : "");
     n += k > 0 ? MIN((size_t)k, cap - n - 1) : 0;
     va_start(ap, fmt);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is, above */
     (void)vsnprintf(line + n, cap - n, fmt, ap);
     va_end(ap);
     text_clean(line);

@@ -366,6 +366,7 @@ role_der(enum tls_role role, uint8_t out[32])
 
     out[0] = V_ASN1_UTF8STRING;
     out[1] = (uint8_t)n;
+    /* DER counts, so there is no NUL.  NOLINTNEXTLINE(bugprone-not-null-terminated-result) */
     memcpy(out + 2, name, n);
     return n + 2;
 }
@@ -949,7 +950,7 @@ is_self_signed(X509 *x)
 int
 pki_trust_add_root(struct pki_trust *trust, X509 *root, struct err *err)
 {
-    struct tls_identity who;
+    struct tls_identity who = { .role = TLS_ROLE_MANAGER };
     char name[80];
     int rc = pki_cert_identity(root, &who, err);
 
@@ -1135,7 +1136,7 @@ static int
 check_chain_identities(struct stack_st_X509 *chain,
                        struct tls_identity *out_who, struct err *err)
 {
-    struct tls_identity who[3];
+    struct tls_identity who[3] = { { .role = TLS_ROLE_ROOT } };
     char name[80];
     int rc;
 

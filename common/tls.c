@@ -638,8 +638,9 @@ static const struct alert {
 };
 
 int
-tls_explain(unsigned long e, struct err *err)
+tls_explain(unsigned long library_error, struct err *err)
 {
+    unsigned long e = library_error;
     const char *why = ERR_reason_error_string(e);
 
     for (size_t i = 0; i < ARRAY_SIZE(alerts); i++) {
