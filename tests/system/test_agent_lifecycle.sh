@@ -120,6 +120,7 @@ refused 2 GEN-0003 "$HOLDFASTD" --check-config --config missing.conf
 # A replicator that never joins: the supervisor waits for its identity.
 printf 'state_dir = "%s/s"; roles = [ "replicator" ]; log = { file = "%s/log"; };\n' "$PWD" "$PWD" >run.conf
 spawn run.out "$HOLDFASTD" run --config run.conf
+# shellcheck disable=SC2154 # set by spawn
 super=$spawned
 must_wait 10 test -s s/run/supervisor.pid
 [ "$(cat s/run/supervisor.pid)" = "$super" ] || fail "another process number"
@@ -138,7 +139,8 @@ grep -q '^NoNewPrivs:.*1' "/proc/$spawned/status" || fail "new privileges are po
 grep -q '^Max core file size *0 *0' "/proc/$spawned/limits" || fail "core dumps are possible"
 
 # ---- the man page ------------------------------------------------------------------
-mkdir man && cd man
+mkdir man
+cd man
 if command -v man >/dev/null; then
     man --warnings -E UTF-8 -l -Tutf8 -Z "$TOP/docs/man/holdfastd.8" >/dev/null 2>warnings
     [ ! -s warnings ] || fail "man page: $(cat warnings)"
