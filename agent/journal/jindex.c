@@ -350,6 +350,13 @@ jindex_load_view(struct jindex *ix, const struct view_record *v)
     return 0;
 }
 
+size_t
+jindex_bad_parts(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len,
+                 struct io_extent *out, size_t max)
+{
+    return replica_bad_parts(ix->replica, vol, off, len, out, max);
+}
+
 int
 jindex_load_bad(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len)
 {

@@ -81,6 +81,9 @@ int jindex_load_segment(struct jindex *ix, const struct seg_info *s);
 int jindex_load_run(struct jindex *ix, const struct run_info *info);
 int jindex_load_view(struct jindex *ix, const struct view_record *v);
 int jindex_load_bad(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len);
+/* Which parts of a range are unknown in the replica now. */
+size_t jindex_bad_parts(struct jindex *ix, uint16_t vol, uint64_t off,
+                        uint64_t len, struct io_extent *out, size_t max);
 void jindex_load_promoted(struct jindex *ix, uint64_t seq);
 /* Open the recorded views again and begin to build runs; done(arg, 0).  A view
  * that cannot be opened comes back broken, with an alert. */

@@ -675,10 +675,67 @@ journal_sync_data(struct journal *j, struct journal_sync_write *w)
 }
 
 void
+journal_log_good(struct journal *j)
+{
+    struct man_state *s = &j->man.state;
+    struct io_extent part[32];
+
+    for (size_t i = s->n_bad; i-- > 0;) {
+        struct man_bad b = s->bad[i];
+        size_t n = jindex_bad_parts(j->ix, b.vol, b.off, b.len, part,
+                                    ARRAY_SIZE(part));
+        struct man_rec r = { .type = MAN_BAD };
+
+        if (n > ARRAY_SIZE(part) ||
+            (n == 1 && part[0].off == b.off && part[0].len == b.len))
+            continue;
+        /* First what stays, then the whole is taken back: a torn append
+         * leaves too much unknown, never too little. */
+        for (size_t k = 0; k < n; k++) {
+            r.u.bad = (struct man_bad){ b.vol, part[k].off, part[k].len };
+            journal_log(j, &r);
+        }
+        r.type = MAN_GOOD;
+        r.u.bad = b;
+        journal_log(j, &r);
+    }
+}
+
+struct flushing {
+    struct journal *j;
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+static void
+flushed(void *arg, int res)
+{
+    struct flushing *f = arg;
+    struct journal *j = f->j;
+
+    if (res == 0)
+        journal_log_good(j);
+    if (res == 0 && j->man.added != j->man.durable)
+        journal_log_sync(j, f->done, f->arg);
+    else
+        f->done(f->arg, res);
+    free(f);
+    journal_job_done(j);
+}
+
+void
 journal_sync_flush(struct journal *j, void (*done)(void *arg, int res),
                    void *arg)
 {
-    jindex_sync_flush(j->ix, done, arg);
+    struct flushing *f = malloc(sizeof *f);
+
+    if (!f) {
+        answer(j, -ENOMEM, done, arg);
+        return;
+    }
+    *f = (struct flushing){ j, done, arg };
+    j->jobs++;
+    jindex_sync_flush(j->ix, flushed, f);
 }
 
 struct withdrawal {
@@ -907,8 +964,7 @@ journal_of_view(struct journal_view *v)
     struct list *l;
 
     pthread_mutex_lock(&registry_lock);
-    list_for_each(l, &registry)
-    {
+    list_for_each (l, &registry) {
         struct journal *j = list_entry(l, struct journal, registry);
         size_t n;
 

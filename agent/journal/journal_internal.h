@@ -14,7 +14,7 @@ enum {
     JOURNAL_DIGESTS = 1024, /* of the newest batches, to know duplicates */
     JOURNAL_FREE_FILES = 2, /* kept for the next segments */
     JOURNAL_VIEWS_MAX = 1024,
-    JOURNAL_RECYCLE = 64,   /* segments in one go */
+    JOURNAL_RECYCLE = 64, /* segments in one go */
 };
 #define JOURNAL_CREDIT  (8 * MIB)
 #define JOURNAL_TICK_NS (NSEC_PER_SEC)
@@ -185,6 +185,9 @@ void journal_log(struct journal *j, const struct man_rec *r);
 /* All that was added so far is durable: done(arg, 0).  done may be NULL. */
 void
 journal_log_sync(struct journal *j, void (*done)(void *arg, int res), void *arg);
+
+/* Take back the BAD records of what has been written since. */
+void journal_log_good(struct journal *j);
 
 /* commit.c */
 void journal_commit_kick(struct journal *j);

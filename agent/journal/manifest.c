@@ -216,6 +216,7 @@ f_record(struct field *f, struct man_rec *r)
         f_u64(f, &r->u.base.base_seq);
         return;
     case MAN_BAD:
+    case MAN_GOOD:
         f_u16(f, &r->u.bad.vol);
         f_u64(f, &r->u.bad.off);
         f_u64(f, &r->u.bad.len);
@@ -304,7 +305,7 @@ man_rec_decode(const uint8_t *p, size_t len, uint64_t number, uint32_t prev_crc,
     if (get_le64(p + 16) != number || get_le32(p + 12) != prev_crc)
         return -EBADMSG;
     type = get_le16(p + 4);
-    if (type < MAN_GEOMETRY || type > MAN_UPTIME || get_le16(p + 6) != 0)
+    if (type < MAN_GEOMETRY || type > MAN_GOOD || get_le16(p + 6) != 0)
         return -EPROTONOSUPPORT;
     r.type = (enum man_type)type;
     f = (struct field){ .r = p + MANIFEST_REC_HEADER, .left = get_le32(p + 8) };
@@ -545,6 +546,18 @@ apply_floor(struct man_state *s, const struct man_floor *f)
     return 0;
 }
 
+static int
+apply_good(struct man_state *s, const struct man_bad *b)
+{
+    for (size_t i = 0; i < s->n_bad; i++)
+        if (s->bad[i].vol == b->vol && s->bad[i].off == b->off &&
+            s->bad[i].len == b->len) {
+            s->bad[i] = s->bad[--s->n_bad];
+            return 0;
+        }
+    return -EBADMSG;
+}
+
 int
 man_state_apply(struct man_state *s, const struct man_rec *r)
 {
@@ -575,6 +588,7 @@ man_state_apply(struct man_state *s, const struct man_rec *r)
             return -ENOMEM;
         s->bad[s->n_bad++] = r->u.bad;
         return 0;
+    case MAN_GOOD: return apply_good(s, &r->u.bad);
     case MAN_QUOTA: s->quota = r->u.quota; return 0;
     case MAN_TAG: return apply_tag(s, &r->u.tag);
     case MAN_UPTIME:

@@ -50,6 +50,7 @@ enum man_type {
     MAN_QUOTA = 16,
     MAN_TAG = 17,
     MAN_UPTIME = 18,
+    MAN_GOOD = 19, /* takes back a BAD of exactly this range */
 };
 
 /* Where a lane's offering stands (I19); kept with each sealed segment. */

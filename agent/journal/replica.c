@@ -198,6 +198,31 @@ replica_mark_bad(struct replica *r, uint16_t vol, uint64_t off, uint64_t len)
     return bad_set(r, vol, off, len, true);
 }
 
+size_t
+replica_bad_parts(struct replica *r, uint16_t vol, uint64_t off, uint64_t len,
+                  struct io_extent *out, size_t max)
+{
+    uint64_t from = ext_key(vol, off / 512), to = from + len / 512;
+    struct extmap_iter it;
+    struct ext_rec rec;
+    size_t n = 0;
+
+    pthread_mutex_lock(&r->lock);
+    extmap_iterate(r->bad, from, to, &it);
+    while (it.it.next(&it.it, &rec, NULL) > 0) {
+        struct ext_rec c = ext_clip(&rec, from, to);
+
+        if (n < max)
+            out[n] = (struct io_extent){
+                .off = (c.key & EXT_OFF_MASK) * 512,
+                .len = (uint64_t)c.len512 * 512,
+            };
+        n++;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
 static bool
 is_bad(struct replica *r, uint16_t vol, uint64_t off, uint64_t len,
        uint64_t *out_off)

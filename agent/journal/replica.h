@@ -37,5 +37,8 @@ int replica_extents(struct replica *r, uint16_t vol, uint64_t off, uint64_t len,
 /* From now on unknown. */
 int
 replica_mark_bad(struct replica *r, uint16_t vol, uint64_t off, uint64_t len);
+/* The unknown parts of a range, at most max; returns how many there are. */
+size_t replica_bad_parts(struct replica *r, uint16_t vol, uint64_t off,
+                         uint64_t len, struct io_extent *out, size_t max);
 
 #endif

@@ -171,6 +171,7 @@ promoted(void *arg, int res, uint64_t bytes)
         ended(j, res);
         return;
     }
+    journal_log_good(j);
     journal_log(j, &r);
     journal_log_sync(j, promoted_logged, j);
 }
