@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/rand.h>
 #include <openssl/sha.h>
 
@@ -15,6 +14,7 @@
 #include "common/json.h"
 #include "common/list.h"
 #include "common/log.h"
+#include "common/scrypt.h"
 #include "common/text.h"
 #include "manager/workers.h"
 
@@ -23,16 +23,12 @@ enum {
     THROTTLES = 512,
     FREE_TRIES = 3,
     DELAY_MAX_S = 900,
-    SALT_MAX = 64,
 };
 
 struct account {
     struct list link;
     char name[128];
-    struct account_params params;
-    uint8_t salt[SALT_MAX];
-    size_t salt_len;
-    uint8_t hash[ACCOUNT_HASH_SIZE];
+    struct scrypt_hash hash;
 };
 
 /* Failures of one name from one address; slots are reused, oldest first. */
@@ -49,18 +45,6 @@ struct accounts {
     struct account nobody; /* what unknown names are hashed against */
     struct throttle throttles[THROTTLES];
 };
-
-int
-account_hash(const struct secret *password, const struct account_params *params,
-             const uint8_t *salt, size_t salt_len,
-             uint8_t out[ACCOUNT_HASH_SIZE])
-{
-    if (EVP_PBE_scrypt((const char *)password->b, password->len, salt, salt_len,
-                       params->n, params->r, params->p, 256 * MIB, out,
-                       ACCOUNT_HASH_SIZE) != 1)
-        return -EIO;
-    return 0;
-}
 
 unsigned
 account_delay_s(unsigned failures)
@@ -95,42 +79,46 @@ accounts_known(const struct accounts *a, const char *user)
 /* --- records ------------------------------------------------------------------------ */
 
 static int
-read_record(const cJSON *tree, struct account *one, struct err *err)
+read_hash(const cJSON *tree, struct scrypt_hash *out, struct err *err)
 {
-    const char *name, *salt, *hash;
-    uint64_t n, r, p;
-    int len;
+    const char *salt, *hash;
 
-    if (json_str(tree, "UserName", JSON_REQUIRED, &name, err) < 0 ||
-        json_str(tree, "Salt", JSON_REQUIRED, &salt, err) < 0 ||
+    if (json_str(tree, "Salt", JSON_REQUIRED, &salt, err) < 0 ||
         json_str(tree, "Hash", JSON_REQUIRED, &hash, err) < 0 ||
-        json_u64(tree, "N", JSON_REQUIRED, 1024, 1 << 20, &n, err) < 0 ||
-        json_u64(tree, "R", JSON_REQUIRED, 1, 32, &r, err) < 0 ||
-        json_u64(tree, "P", JSON_REQUIRED, 1, 16, &p, err) < 0)
+        json_u64(tree, "N", JSON_REQUIRED, 1024, SCRYPT_N_MAX, &out->n, err) < 0 ||
+        json_u64(tree, "R", JSON_REQUIRED, 1, SCRYPT_R_MAX, &out->r, err) < 0 ||
+        json_u64(tree, "P", JSON_REQUIRED, 1, SCRYPT_P_MAX, &out->p, err) < 0)
         return -EINVAL;
-    len = text_b64_decode(TEXT_B64_STD, salt, one->salt, sizeof one->salt);
-    if (len < 8 || strlen(name) >= sizeof one->name ||
-        text_b64_decode(TEXT_B64_STD, hash, one->hash, sizeof one->hash) !=
-            (int)sizeof one->hash)
+    if (text_b64_decode(TEXT_B64_STD, salt, out->salt, sizeof out->salt) !=
+            (int)sizeof out->salt ||
+        text_b64_decode(TEXT_B64_STD, hash, out->hash, sizeof out->hash) !=
+            (int)sizeof out->hash)
         return err_set(err, -EINVAL, ERR_JSN_0004,
-                       "Salt, Hash or UserName has another length than expected");
-    one->salt_len = (size_t)len;
-    one->params = (struct account_params){ n, (uint32_t)r, (uint32_t)p };
-    memcpy(one->name, name, strlen(name) + 1);
+                       "Salt or Hash has another length than expected");
     return 0;
 }
 
+/* {"Name", "Scrypt": {N, R, P, Salt, Hash}} */
 static int
-add_record(struct accounts *a, const char *json, size_t n, struct err *err)
+read_record(const cJSON *tree, struct account *one, struct err *err)
+{
+    const char *name;
+
+    if (json_str(tree, "Name", JSON_REQUIRED, &name, err) < 0)
+        return -EINVAL;
+    if (!*name || strlen(name) >= sizeof one->name)
+        return err_set(err, -EINVAL, ERR_JSN_0004, "Name is empty or too long");
+    memcpy(one->name, name, strlen(name) + 1);
+    return read_hash(json_get(tree, "Scrypt"), &one->hash, err);
+}
+
+static int
+add_record(struct accounts *a, const cJSON *tree, struct err *err)
 {
     struct account *one = calloc(1, sizeof *one);
-    cJSON *tree = NULL;
-    int rc = one ? json_parse(json, n, 16 * KIB, &tree, err)
+    int rc = one ? read_record(tree, one, err)
                  : err_set(err, -ENOMEM, ERR_GEN_0002, "account: out of memory");
 
-    if (rc == 0)
-        rc = read_record(tree, one, err);
-    cJSON_Delete(tree);
     if (rc < 0) {
         free(one);
         return rc;
@@ -142,30 +130,70 @@ add_record(struct accounts *a, const char *json, size_t n, struct err *err)
 static int
 load_one(void *arg, const char *id, const char *json)
 {
+    cJSON *tree = NULL;
+    int rc = json_parse(json, strlen(json), 16 * KIB, &tree, NULL);
+
     UNUSED(id);
-    return add_record(arg, json, strlen(json), NULL);
+    if (rc == 0)
+        rc = add_record(arg, tree, NULL);
+    cJSON_Delete(tree);
+    return rc;
+}
+
+static int
+import_tree(struct accounts *a, const cJSON *tree, struct err *err)
+{
+    const cJSON *user, *site;
+    char *text;
+    int rc = json_obj(tree, "User", JSON_REQUIRED, &user, err);
+
+    if (rc > 0)
+        rc = json_obj(tree, "Site", JSON_REQUIRED, &site, err);
+    if (rc > 0)
+        rc = add_record(a, user, err);
+    if (rc < 0)
+        return rc;
+    rc = catalog_begin(a->catalog, err);
+    if (rc < 0)
+        return rc;
+    text = cJSON_PrintUnformatted(user);
+    rc = text ? catalog_put(a->catalog, "account",
+                            list_entry(a->list.next, struct account, link)->name,
+                            text, err)
+              : err_set(err, -ENOMEM, ERR_GEN_0002, "account: out of memory");
+    cJSON_free(text);
+    text = cJSON_PrintUnformatted(site);
+    if (rc == 0)
+        rc = text
+                 ? catalog_put(a->catalog, "site", "self", text, err)
+                 : err_set(err, -ENOMEM, ERR_GEN_0002, "account: out of memory");
+    cJSON_free(text);
+    if (rc < 0) {
+        catalog_rollback(a->catalog);
+        return rc;
+    }
+    return catalog_commit(a->catalog, err);
 }
 
 /* init's file becomes the first account; then the file goes. */
 static int
 import(struct accounts *a, const char *path, struct err *err)
 {
+    cJSON *tree = NULL;
     struct buf text;
     int rc;
 
     if (access(path, F_OK) < 0)
         return 0;
-    buf_init(&text, 16 * KIB);
-    rc = file_read_secret(path, 16 * KIB, &text, err);
+    buf_init(&text, 64 * KIB);
+    rc = file_read_secret(path, 64 * KIB, &text, err);
     if (rc == 0 && list_empty(&a->list)) {
-        rc = add_record(a, (char *)text.data, text.len, err);
+        rc = json_parse((char *)text.data, text.len, 64 * KIB, &tree, err);
         if (rc == 0)
-            rc =
-                catalog_put(a->catalog, "account",
-                            list_entry(a->list.next, struct account, link)->name,
-                            (char *)text.data, err);
+            rc = import_tree(a, tree, err);
         if (rc < 0)
             (void)err_prefix(err, "first administrator from %s", path);
+        cJSON_Delete(tree);
     }
     secret_buf_release(&text);
     if (rc == 0 && unlink(path) < 0)
@@ -187,10 +215,9 @@ accounts_open(struct http_loop *loop, struct catalog *catalog,
         return err_set(err, -ENOMEM, ERR_GEN_0002, "accounts: out of memory");
     a->catalog = catalog;
     list_init(&a->list);
-    a->nobody.params = (struct account_params){ 1 << 16, 8, 2 };
-    a->nobody.salt_len = ACCOUNT_SALT_SIZE;
-    rc = RAND_bytes(a->nobody.salt, ACCOUNT_SALT_SIZE) == 1 &&
-                 RAND_bytes(a->nobody.hash, ACCOUNT_HASH_SIZE) == 1
+    a->nobody.hash =
+        (struct scrypt_hash){ .n = SCRYPT_N, .r = SCRYPT_R, .p = SCRYPT_P };
+    rc = RAND_bytes(a->nobody.hash.hash, sizeof a->nobody.hash.hash) == 1
              ? catalog_each(catalog, "account", load_one, a, err)
              : err_set(err, -EIO, ERR_GEN_0002, "accounts: no random bytes");
     if (rc == 0)
@@ -269,7 +296,6 @@ struct attempt {
     bool known;
     char source[64];
     struct secret password;
-    uint8_t hash[ACCOUNT_HASH_SIZE];
     int rc;
     void (*done)(void *arg, int rc);
     void *arg;
@@ -280,8 +306,7 @@ hash_work(struct job *j)
 {
     struct attempt *t = container_of(j, struct attempt, job);
 
-    t->rc = account_hash(&t->password, &t->one.params, t->one.salt,
-                         t->one.salt_len, t->hash);
+    t->rc = scrypt_check(&t->password, &t->one.hash, NULL);
     secret_wipe(&t->password);
 }
 
@@ -289,12 +314,11 @@ static void
 hash_done(struct job *j)
 {
     struct attempt *t = container_of(j, struct attempt, job);
-    bool same = CRYPTO_memcmp(t->hash, t->one.hash, sizeof t->hash) == 0;
 
     if (t->rc == -ECANCELED || workers_ending(j->workers)) {
         t->done(t->arg, -ECANCELED);
     } else {
-        bool ok = t->rc == 0 && same && t->known;
+        bool ok = t->rc == 0 && t->known;
 
         judged(t->a, t->one.name, t->source, ok);
         t->done(t->arg, ok ? 0 : -EACCES);

@@ -5,8 +5,8 @@
  * a user.  After three failures for a name from an address the next try has to
  * wait, twice as long each time, up to 15 minutes.
  *
- * The first administrator comes from the file that `holdfastd init` left
- * (docs/formats/catalog.md), which is removed when the account is durable. */
+ * The first administrator comes from the file that `holdfastd init` left,
+ * which is removed when the account is durable. */
 #ifndef HOLDFAST_MANAGER_ACCOUNTS_H
 #define HOLDFAST_MANAGER_ACCOUNTS_H
 
@@ -30,19 +30,6 @@ int accounts_verify(struct accounts *a, const char *user,
                     void (*done)(void *arg, int rc), void *arg,
                     unsigned *out_wait_s, struct err *err);
 bool accounts_known(const struct accounts *a, const char *user);
-
-/* The hash itself; blocks for about a fifth of a second. */
-enum {
-    ACCOUNT_SALT_SIZE = 16,
-    ACCOUNT_HASH_SIZE = 32
-};
-struct account_params {
-    uint64_t n;
-    uint32_t r, p;
-};
-int account_hash(const struct secret *password,
-                 const struct account_params *params, const uint8_t *salt,
-                 size_t salt_len, uint8_t out[ACCOUNT_HASH_SIZE]);
 
 /* How long after so many failures, seconds. */
 unsigned account_delay_s(unsigned failures);

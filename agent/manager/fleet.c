@@ -297,14 +297,16 @@ struct errand {
         PUSH_NO_PEER,
         PUSH_CRL,
         PUSH_SOURCE,
-        PUSH_TARGET
+        PUSH_TARGET,
+        DROP_LANE
     } what;
     struct uuid subject;
     uint64_t number;
     char *body; /* what was sent */
 };
 
-static void run_errands(struct manager *m, struct replicator *r);
+static void
+run_errands(struct manager *m, struct replicator *r, bool poll_is_new);
 
 static void
 remember(char **slot, char **body)
@@ -339,6 +341,7 @@ pushed(struct manager *m, struct replicator *r, struct errand *e)
         if (v)
             remember(&v->pushed_target, &e->body);
         break;
+    case DROP_LANE:
     case POLL: break;
     }
 }
@@ -418,7 +421,7 @@ errand_done(struct rpc *rpc)
         pushed(m, r, e);
     }
     if (r && rpc->rc == 0)
-        run_errands(m, r);
+        run_errands(m, r, e->what == POLL);
     free(e->body);
     free(e);
 }
@@ -583,14 +586,40 @@ push_lanes(struct manager *m, struct replicator *r)
     return false;
 }
 
+/* A lane of a VPG that was deleted while the replicator was away. */
+static bool
+drop_lane(struct manager *m, struct replicator *r, bool source)
+{
+    const cJSON *item;
+
+    cJSON_ArrayForEach (item,
+                        json_get(r->status, source ? "Sources" : "Targets")) {
+        struct errand e = { .what = POLL };
+        char id[UUID_TEXT_SIZE], path[120];
+
+        if (json_uuid(item, "VpgIdentifier", JSON_REQUIRED, &e.subject, NULL) <
+                0 ||
+            vpgs_find(m, &e.subject) || !vpgs_is_removed(m, &e.subject))
+            continue;
+        e.what = DROP_LANE;
+        uuid_format(&e.subject, id);
+        (void)snprintf(path, sizeof path, "/control/v1/%s/%s",
+                       source ? "sources" : "targets", id);
+        return send_errand(m, r, "DELETE", path, NULL, &e) == 0;
+    }
+    return false;
+}
+
 /* One thing after the other, each when the one before is done. */
 static void
-run_errands(struct manager *m, struct replicator *r)
+run_errands(struct manager *m, struct replicator *r, bool poll_is_new)
 {
     if (r->busy || r->revoked || !r->dest || !r->status)
         return;
-    if (!push_crl(m, r) && !push_peers(m, r))
-        (void)push_lanes(m, r);
+    if (push_crl(m, r) || push_peers(m, r) || push_lanes(m, r))
+        return;
+    if (poll_is_new && !drop_lane(m, r, true))
+        (void)drop_lane(m, r, false);
 }
 
 void

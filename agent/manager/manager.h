@@ -251,7 +251,9 @@ struct op {
     const struct op_type *type;
     struct uuid vpg; /* nil: none */
     char vpg_name[VPG_NAME_SIZE], user[128];
-    cJSON *params; /* what it was started with and has found out */
+    cJSON *params;     /* what it was started with and has found out */
+    char *secret;      /* not in the catalog; wiped at the end */
+    uint8_t bound[32]; /* of the connection it is for */
     unsigned step;
     enum op_state state;
     int progress;
@@ -286,6 +288,8 @@ enum op_verdict op_call_replicator(struct op *op, const struct uuid *replicator,
 enum op_verdict
 op_call_peer(struct op *op, const struct uuid *site, const char *method,
              const char *path, const struct buf *body);
+/* The same with a call of the step's own making (done and arg are set). */
+enum op_verdict op_submit(struct op *op, struct rpc *r);
 /* Wait up to ms since the step began; then fail with what. */
 enum op_verdict op_wait(struct op *op, uint64_t ms, const char *what);
 /* op->reply failed: give up, or, if it is a fault of the way there, try again

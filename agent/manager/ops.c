@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include <event2/event.h>
+#include <openssl/crypto.h>
 
 #include "common/bytes.h"
 #include "common/log.h"
@@ -152,12 +153,22 @@ op_save(struct op *op, struct err *err)
 }
 
 static void
+forget_secret(struct op *op)
+{
+    if (op->secret)
+        OPENSSL_cleanse(op->secret, strlen(op->secret));
+    free(op->secret);
+    op->secret = NULL;
+}
+
+static void
 op_free(struct op *op)
 {
     list_del(&op->link);
     if (op->timer)
         event_free(op->timer);
     cJSON_Delete(op->params);
+    forget_secret(op);
     free(op);
 }
 
@@ -322,6 +333,7 @@ op_end(struct op *op, bool ok)
     char text[ERR_MSG_MAX + 200];
 
     op->completed_ms = wall_ms();
+    forget_secret(op);
     if (ok) {
         op->state = OP_COMPLETED;
         op->progress = 100;
@@ -509,6 +521,18 @@ call_started(struct op *op, int rc, const struct err *err)
     if (rc == -EAGAIN || rc == -ENOTCONN)
         return op_wait(op, 30000, err->msg);
     return OP_FAILED;
+}
+
+enum op_verdict
+op_submit(struct op *op, struct rpc *r)
+{
+    struct err err = ERR_INIT;
+
+    if (r) {
+        r->done = call_done;
+        r->arg = op;
+    }
+    return call_started(op, rpc_submit(op->m->workers, r, &err), &err);
 }
 
 enum op_verdict

@@ -264,7 +264,7 @@ find_vm_on(const struct replicator *r, const struct uuid *vm)
     const cJSON *item;
     struct uuid id;
 
-    cJSON_ArrayForEach (item, r->status ? json_get(r->status, "Vms") : NULL) {
+    cJSON_ArrayForEach (item, json_get(r->status, "Vms")) {
         if (json_uuid(item, "VmIdentifier", JSON_REQUIRED, &id, NULL) == 1 &&
             uuid_equal(&id, vm))
             return item;
@@ -380,8 +380,7 @@ store_owner(struct manager *m, const struct uuid *site, const struct uuid *store
     list_for_each (pos, list) {
         const struct replicator *r = list_entry(pos, struct replicator, link);
 
-        cJSON_ArrayForEach (item,
-                            r->status ? json_get(r->status, "Stores") : NULL) {
+        cJSON_ArrayForEach (item, json_get(r->status, "Stores")) {
             if (json_uuid(item, "StoreIdentifier", JSON_REQUIRED, &id, NULL) ==
                     1 &&
                 uuid_equal(&id, store))
@@ -402,8 +401,7 @@ only_store(struct manager *m, const struct uuid *site, struct uuid *out)
     list_for_each (pos, list) {
         const struct replicator *r = list_entry(pos, struct replicator, link);
 
-        cJSON_ArrayForEach (item,
-                            r->status ? json_get(r->status, "Stores") : NULL)
+        cJSON_ArrayForEach (item, json_get(r->status, "Stores"))
             n += json_uuid(item, "StoreIdentifier", JSON_REQUIRED, out, NULL) ==
                  1;
     }
