@@ -591,7 +591,7 @@ static int
 add_tail(struct builder *b, struct err *err)
 {
     struct run_footer *f = &b->foot;
-    uint8_t *fences, *filter, *page;
+    uint8_t *fences, *filter, *page = NULL;
     int rc = -ENOMEM;
 
     f->header_crc = b->header_crc;
