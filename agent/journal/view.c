@@ -17,7 +17,7 @@ enum {
     COPY_WORDS = COPY_BLOCKS / 64,
     CONVERT_WINDOWS = 64,
     EXTENTS_STEP = 64 * 1024 * 1024, /* resolved at a time */
-    EXTENTS_STEPS = 64,
+    EXTENTS_STEPS = 16,              /* then a prefix is answer enough */
 };
 
 enum vreq_kind {
