@@ -4,7 +4,7 @@
  * is built at a time, one promotion and one conversion go on at a time; views
  * open and switch as they come.  ix->busy counts what must end before close.
  */
-#include "journal/jindex.h"
+#include "journal/jindex_internal.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -13,153 +13,12 @@
 #include <string.h>
 
 #include "common/crc32c.h"
-#include "journal/promote.h"
-#include "journal/view.h"
 
 enum {
     MERGE_FAN = 8,
     FILES_MAX = 1 << 20,
 };
 #define BUILD_RETRY_NS (5 * NSEC_PER_SEC)
-
-struct builder {
-    bool running;
-    struct io_work work;
-    struct build_plan plan;
-    struct run_info built;
-    int res;
-    struct err err;
-    struct io_timer retry;
-};
-
-struct promoting {
-    bool active, started;
-    uint64_t to;
-    struct io_work work;
-    struct table_plan *plan;
-    size_t n_plan;
-    uint32_t hold;
-    struct read_set *set;
-    struct promotion *p;
-    size_t bad_next;
-    int res;
-    struct err err;
-    void (*done)(void *arg, int res, uint64_t bytes);
-    void *arg;
-};
-
-struct converting {
-    bool active;
-    uint64_t to;
-    struct io_work work;
-    struct table_plan *plan;
-    size_t n_plan;
-    uint32_t hold;
-    struct read_set *set;
-    struct journal_view *v; /* the one being converted */
-    struct view_record rec; /* as it is to be recorded */
-    int res;
-    struct err err;
-    void (*done)(void *arg, int res);
-    void *arg;
-};
-
-struct flushing {
-    bool running;
-    struct io_work work;
-    struct list now, waiting; /* struct sync_waiter */
-    int res;
-    struct err err;
-};
-
-struct switching {          /* of a view to a shorter read set */
-    struct journal_view *v; /* NULL: none */
-    struct io_work work;
-    struct table_plan *plan;
-    size_t n_plan;
-    uint32_t hold;
-    uint64_t after, upto;
-    struct read_set *set;
-    int res;
-    struct err err;
-};
-
-struct view_open {
-    struct list link; /* jindex.opening */
-    struct jindex *ix;
-    bool loaded; /* of before the restart */
-    struct view_record rec;
-    struct io_work work;
-    struct table_plan *plan;
-    size_t n_plan;
-    uint32_t hold;
-    uint64_t after;
-    struct read_set *set;
-    struct journal_view *v;
-    int res;
-    struct err err;
-    void (*opened)(void *arg, struct journal_view *v, int res,
-                   const struct err *err);
-    void *arg;
-};
-
-struct view_discard {
-    struct list link; /* jindex.discarding, until nothing else uses the view */
-    struct jindex *ix;
-    struct journal_view *v;
-    struct view_record rec;
-    struct io_work work;
-    void (*closed)(void *arg);
-    void *arg;
-};
-
-struct starting {
-    struct io_work work;
-    struct err err;
-    void (*done)(void *arg, int res);
-    void *arg;
-};
-
-/* In journal_sync_write.priv. */
-struct sync_job {
-    struct io_work work;
-    struct jindex *ix;
-    struct err *err;
-    int res;
-};
-
-struct jindex {
-    struct jindex_config cfg;
-    char *dir;
-    struct journal_volume vols[LANE_VOLUMES_MAX];
-    struct runset *rs;
-    struct replica *replica;
-    struct view_env env;
-    struct list views;
-    struct list opening;    /* struct view_open.link */
-    struct list syncs;      /* journal_sync_write.link, being written */
-    struct list sync_wait;  /* the same: overlap one being written */
-    struct list discarding; /* struct view_discard.link */
-    struct switching sw;
-    uint64_t promoted, fence;
-    bool started, closing;
-    unsigned busy;
-    struct builder build;
-    struct promoting prom;
-    struct converting conv;
-    struct flushing flush;
-    uint64_t promotions, promoted_bytes;
-    struct list loaded; /* struct loaded_view, until start */
-    struct starting start;
-    struct io_task tick;
-    void (*closed)(void *arg);
-    void *closed_arg;
-};
-
-struct loaded_view {
-    struct list link;
-    struct view_record rec;
-};
 
 /* A call of a completion that must not happen inside the request. */
 struct later {
@@ -171,10 +30,7 @@ struct later {
 
 static void build_kick(struct jindex *ix);
 static void promote_go(struct jindex *ix);
-static void convert_go(struct jindex *ix);
-static void switch_views(struct jindex *ix);
 static void view_next_start(struct jindex *ix);
-static void discard_go(struct jindex *ix);
 
 static void
 run_later(struct io_task *t)
@@ -185,8 +41,9 @@ run_later(struct io_task *t)
     free(l);
 }
 
-static void
-later(struct jindex *ix, void (*done)(void *arg, int res), void *arg, int res)
+void
+jindex_later(struct jindex *ix, void (*done)(void *arg, int res), void *arg,
+             int res)
 {
     struct later *l = calloc(1, sizeof *l);
 
@@ -201,14 +58,14 @@ later(struct jindex *ix, void (*done)(void *arg, int res), void *arg, int res)
     io_defer(ix->cfg.loop, &l->task);
 }
 
-static void
-alert(struct jindex *ix, const struct err *err)
+void
+jindex_alert(struct jindex *ix, const struct err *err)
 {
     ix->cfg.ops.alert(ix->cfg.ops.arg, err);
 }
 
-static void
-busy_end(struct jindex *ix)
+void
+jindex_busy_end(struct jindex *ix)
 {
     ix->busy--;
     io_defer(ix->cfg.loop, &ix->tick);
@@ -390,7 +247,7 @@ build_ended(struct jindex *ix)
     ix->build.running = false;
     if (ix->build.res < 0 && !ix->closing)
         io_timer_set(&ix->build.retry, BUILD_RETRY_NS);
-    busy_end(ix);
+    jindex_busy_end(ix);
     if (!ix->closing)
         ix->cfg.ops.released(ix->cfg.ops.arg);
 }
@@ -415,7 +272,7 @@ build_done(struct io_work *w)
 
     if (ix->build.res < 0 || ix->closing) {
         if (ix->build.res < 0)
-            alert(ix, &ix->build.err);
+            jindex_alert(ix, &ix->build.err);
         build_ended(ix);
         return;
     }
@@ -540,9 +397,9 @@ jindex_has_run(const struct jindex *ix, const struct run_info *info)
 /* --- read sets for jobs -------------------------------------------------------------- */
 
 /* Plan (after, upto] and keep its segments for a job. */
-static int
-plan_set(struct jindex *ix, uint64_t after, uint64_t upto,
-         struct table_plan **out, size_t *out_n, uint32_t *out_hold)
+int
+jindex_plan_set(struct jindex *ix, uint64_t after, uint64_t upto,
+                struct table_plan **out, size_t *out_n, uint32_t *out_hold)
 {
     int rc = runset_cover(ix->rs, after, upto, out, out_n);
 
@@ -580,9 +437,9 @@ promote_end(struct jindex *ix, int res)
 
         err_set(&e, res, ERR_JNL_0059, "promotion to %" PRIu64 " stopped: %s",
                 pr->to, pr->err.msg);
-        alert(ix, &e);
+        jindex_alert(ix, &e);
     }
-    busy_end(ix);
+    jindex_busy_end(ix);
     pr->done(pr->arg, res, bytes);
 }
 
@@ -671,7 +528,8 @@ promote_go(struct jindex *ix)
     list_for_each (l, &ix->syncs)
         if (list_entry(l, struct journal_sync_write, link)->after_seq < pr->to)
             return;
-    rc = plan_set(ix, ix->promoted, pr->to, &pr->plan, &pr->n_plan, &pr->hold);
+    rc = jindex_plan_set(ix, ix->promoted, pr->to, &pr->plan, &pr->n_plan,
+                         &pr->hold);
     if (rc < 0) {
         promote_end(ix, rc);
         return;
@@ -703,7 +561,7 @@ jindex_promote(struct jindex *ix, uint64_t to_seq,
      * replica may hold some of it. */
     ix->fence = MAX(ix->fence, to_seq);
     ix->busy++;
-    later(ix, promote_start, ix, 0);
+    jindex_later(ix, promote_start, ix, 0);
 }
 
 void
@@ -712,286 +570,7 @@ jindex_promoted(struct jindex *ix, uint64_t seq)
     ix->promoted = MAX(ix->promoted, seq);
     ix->fence = MAX(ix->fence, seq);
     runset_set_promoted(ix->rs, ix->promoted);
-    switch_views(ix);
-}
-
-/* --- conversion of views ------------------------------------------------------------- */
-
-uint64_t
-jindex_lowest_pin(const struct jindex *ix)
-{
-    uint64_t low = UINT64_MAX;
-    struct list *l;
-
-    list_for_each (l, &ix->views) {
-        struct journal_view *v = view_of_link(l);
-        const struct view_record *rec = view_record(v);
-
-        if (!view_is_broken(v) && rec->base_seq == 0)
-            low = MIN(low, rec->point.seq);
-    }
-    list_for_each (l, &ix->opening) {
-        const struct view_open *vo = list_entry(l, struct view_open, link);
-
-        if (vo->rec.base_seq == 0)
-            low = MIN(low, vo->rec.point.seq);
-    }
-    return low;
-}
-
-static bool
-being_discarded(const struct jindex *ix, const struct journal_view *v)
-{
-    struct list *l;
-
-    list_for_each (l, &ix->discarding)
-        if (list_entry(l, struct view_discard, link)->v == v)
-            return true;
-    return false;
-}
-
-static struct journal_view *
-next_to_convert(const struct jindex *ix)
-{
-    struct list *l;
-
-    list_for_each (l, &ix->views) {
-        struct journal_view *v = view_of_link(l);
-        const struct view_record *rec = view_record(v);
-
-        if (!view_is_broken(v) && rec->point.seq < ix->conv.to &&
-            rec->base_seq < ix->conv.to && !being_discarded(ix, v))
-            return v;
-    }
-    return NULL;
-}
-
-static void
-convert_end(struct jindex *ix, int res)
-{
-    struct converting *cv = &ix->conv;
-
-    if (res < 0 && cv->err.num < 0)
-        alert(ix, &cv->err);
-    read_set_unref(cv->set);
-    cv->set = NULL;
-    cv->active = false;
-    busy_end(ix);
-    cv->done(cv->arg, res);
-}
-
-static void
-convert_break(struct jindex *ix, const struct err *why)
-{
-    struct journal_view *v = ix->conv.v;
-
-    view_break(v, why);
-    view_switch(v, NULL);
-    ix->conv.v = NULL;
-    discard_go(ix);
-    convert_go(ix);
-}
-
-static void
-convert_drained(void *arg)
-{
-    struct jindex *ix = arg;
-
-    ix->conv.v = NULL;
-    discard_go(ix);
-    convert_go(ix);
-}
-
-static void
-base_recorded(void *arg, int res)
-{
-    struct jindex *ix = arg;
-    struct converting *cv = &ix->conv;
-
-    if (res < 0) {
-        struct err e;
-
-        err_set(&e, res, ERR_JNL_0056, "its conversion cannot be recorded: %s",
-                err_errno(res));
-        convert_break(ix, &e);
-        return;
-    }
-    view_record(cv->v)->base_seq = cv->to;
-    view_switch(cv->v, NULL);
-    /* What was begun on the old set may still read the replica below runs that
-     * do not cover what is about to change. */
-    view_drain(cv->v, false, convert_drained, ix);
-}
-
-static void
-view_converted(void *arg, int res, const struct err *err)
-{
-    struct jindex *ix = arg;
-    struct converting *cv = &ix->conv;
-    struct jindex_record r = { .kind = JINDEX_VIEW_BASE, .u.view = &cv->rec };
-
-    if (res < 0) {
-        convert_break(ix, err);
-        return;
-    }
-    cv->rec = *view_record(cv->v);
-    cv->rec.base_seq = cv->to;
-    ix->cfg.ops.record(ix->cfg.ops.arg, &r, base_recorded, ix);
-}
-
-static void
-convert_set_job(struct io_work *w)
-{
-    struct jindex *ix = container_of(w, struct jindex, conv.work);
-    struct converting *cv = &ix->conv;
-
-    cv->res = read_set_build(runset_config(ix->rs), ix->promoted, cv->to,
-                             cv->plan, cv->n_plan, &cv->set, &cv->err);
-}
-
-static void
-convert_set_done(struct io_work *w)
-{
-    struct jindex *ix = container_of(w, struct jindex, conv.work);
-    struct converting *cv = &ix->conv;
-
-    runset_unhold(ix->rs, cv->hold);
-    table_plans_free(cv->plan, cv->n_plan);
-    cv->plan = NULL;
-    if (cv->res == 0)
-        read_set_register(cv->set, ix->rs);
-    if (cv->res < 0)
-        convert_end(ix, cv->res);
-    else
-        convert_go(ix);
-}
-
-static void
-convert_go(struct jindex *ix)
-{
-    struct converting *cv = &ix->conv;
-    int rc;
-
-    if (!cv->active || cv->v || cv->plan || !list_empty(&ix->opening))
-        return;
-    cv->v = next_to_convert(ix);
-    if (!cv->v || ix->closing) {
-        cv->v = NULL;
-        convert_end(ix, ix->closing ? -ECANCELED : 0);
-        return;
-    }
-    if (cv->set) {
-        view_convert(cv->v, cv->set, view_converted, ix);
-        return;
-    }
-    cv->v = NULL;
-    rc = plan_set(ix, ix->promoted, cv->to, &cv->plan, &cv->n_plan, &cv->hold);
-    if (rc < 0) {
-        convert_end(ix, rc);
-        return;
-    }
-    cv->work.run = convert_set_job;
-    cv->work.done = convert_set_done;
-    io_work_submit(ix->cfg.loop, &cv->work);
-}
-
-static void
-convert_start(void *arg, int res)
-{
-    UNUSED(res);
-    convert_go(arg);
-}
-
-void
-jindex_convert(struct jindex *ix, uint64_t to_seq,
-               void (*done)(void *arg, int res), void *arg)
-{
-    assert(!ix->conv.active && !ix->closing);
-    ix->conv = (struct converting){
-        .active = true, .to = to_seq, .done = done, .arg = arg
-    };
-    ix->conv.err = (struct err)ERR_INIT;
-    ix->fence = MAX(ix->fence, to_seq); /* no view opens below it any more */
-    ix->busy++;
-    later(ix, convert_start, ix, 0);
-}
-
-/* --- views move to shorter sets --------------------------------------------------------- */
-
-static struct journal_view *
-next_to_switch(const struct jindex *ix)
-{
-    struct list *l;
-
-    list_for_each (l, &ix->views) {
-        struct journal_view *v = view_of_link(l);
-        const struct read_set *set = view_set(v);
-
-        if (set && set->after_seq < ix->promoted &&
-            set->upto_seq >= ix->promoted && !being_discarded(ix, v))
-            return v;
-    }
-    return NULL;
-}
-
-static void
-switch_job(struct io_work *w)
-{
-    struct jindex *ix = container_of(w, struct jindex, sw.work);
-    struct switching *sw = &ix->sw;
-
-    sw->res = read_set_build(runset_config(ix->rs), sw->after, sw->upto,
-                             sw->plan, sw->n_plan, &sw->set, &sw->err);
-}
-
-static void
-switch_done(struct io_work *w)
-{
-    struct jindex *ix = container_of(w, struct jindex, sw.work);
-    struct switching *sw = &ix->sw;
-    struct journal_view *v = sw->v;
-
-    runset_unhold(ix->rs, sw->hold);
-    table_plans_free(sw->plan, sw->n_plan);
-    sw->v = NULL;
-    if (sw->res < 0) {
-        /* The old set stays in use and keeps its segments. */
-        alert(ix, &sw->err);
-    } else {
-        read_set_register(sw->set, ix->rs);
-        if (view_set(v))
-            view_switch(v, sw->set);
-        else
-            read_set_unref(sw->set); /* based meanwhile */
-        switch_views(ix);
-    }
-    discard_go(ix);
-    busy_end(ix);
-}
-
-static void
-switch_views(struct jindex *ix)
-{
-    struct switching *sw = &ix->sw;
-
-    if (sw->v || ix->closing)
-        return;
-    sw->v = next_to_switch(ix);
-    if (!sw->v)
-        return;
-    sw->after = ix->promoted;
-    sw->upto = view_set(sw->v)->upto_seq;
-    sw->set = NULL;
-    sw->err = (struct err)ERR_INIT;
-    if (plan_set(ix, sw->after, sw->upto, &sw->plan, &sw->n_plan, &sw->hold) <
-        0) {
-        sw->v = NULL; /* tried again after the next promotion */
-        return;
-    }
-    sw->work.run = switch_job;
-    sw->work.done = switch_done;
-    ix->busy++;
-    io_work_submit(ix->cfg.loop, &sw->work);
+    jindex_switch_views(ix);
 }
 
 /* --- straight writes --------------------------------------------------------------------- */
@@ -1063,7 +642,7 @@ sync_done(struct io_work *work)
     int res = sj->res;
 
     if (sj->err)
-        alert(ix, sj->err);
+        jindex_alert(ix, sj->err);
     free(sj->err);
     list_del(&w->link);
     list_init(&again);
@@ -1108,7 +687,7 @@ sync_begin(void *arg, int res)
     } else {
         sync_start(ix, w);
     }
-    busy_end(ix);
+    jindex_busy_end(ix);
 }
 
 void
@@ -1130,7 +709,7 @@ jindex_sync_write(struct jindex *ix, struct journal_sync_write *w)
         return;
     }
     ix->busy++;
-    later(ix, sync_begin, w, res);
+    jindex_later(ix, sync_begin, w, res);
 }
 
 struct sync_waiter {
@@ -1159,7 +738,7 @@ replica_sync_done(struct io_work *w)
 
     ix->flush.running = false;
     if (res < 0)
-        alert(ix, &ix->flush.err);
+        jindex_alert(ix, &ix->flush.err);
     list_init(&now);
     list_splice_back(&now, &ix->flush.now);
     sync_flush_go(ix);
@@ -1169,7 +748,7 @@ replica_sync_done(struct io_work *w)
         sw->done(sw->arg, res);
         free(sw);
     }
-    busy_end(ix);
+    jindex_busy_end(ix);
 }
 
 static void
@@ -1191,288 +770,13 @@ jindex_sync_flush(struct jindex *ix, void (*done)(void *arg, int res), void *arg
     struct sync_waiter *sw = calloc(1, sizeof *sw);
 
     if (!sw) {
-        later(ix, done, arg, -ENOMEM);
+        jindex_later(ix, done, arg, -ENOMEM);
         return;
     }
     sw->done = done;
     sw->arg = arg;
     list_push_back(&ix->flush.waiting, &sw->link);
     sync_flush_go(ix);
-}
-
-/* --- views open ----------------------------------------------------------------------------- */
-
-static void
-open_end(struct view_open *vo)
-{
-    struct jindex *ix = vo->ix;
-
-    list_del(&vo->link);
-    if (vo->v)
-        list_push_back(&ix->views, view_link(vo->v));
-    switch_views(ix);
-    convert_go(ix);
-    busy_end(ix);
-    vo->opened(vo->arg, vo->v, vo->res, &vo->err);
-    free(vo);
-}
-
-static void
-pin_recorded(void *arg, int res)
-{
-    struct view_open *vo = arg;
-
-    if (res < 0) {
-        vo->res = err_set(&vo->err, res, ERR_JNL_0060,
-                          "the view cannot be recorded: %s", err_errno(res));
-        view_free(vo->v);
-        vo->v = NULL;
-        view_remove_files(&vo->ix->env, &vo->rec);
-    }
-    open_end(vo);
-}
-
-static void
-open_job(struct io_work *w)
-{
-    struct view_open *vo = container_of(w, struct view_open, work);
-    const struct runset_config *rc = runset_config(vo->ix->rs);
-
-    if (vo->rec.base_seq == 0)
-        vo->res = read_set_build(rc, vo->after, vo->rec.point.seq, vo->plan,
-                                 vo->n_plan, &vo->set, &vo->err);
-    if (vo->res == 0)
-        vo->res = view_prepare(&vo->ix->env, &vo->rec, !vo->loaded,
-                               vo->set ? read_set_ref(vo->set) : NULL, &vo->v,
-                               &vo->err);
-}
-
-static void
-open_done(struct io_work *w)
-{
-    struct view_open *vo = container_of(w, struct view_open, work);
-    struct jindex *ix = vo->ix;
-    struct jindex_record r = { .kind = JINDEX_PIN_ADD, .u.view = &vo->rec };
-
-    runset_unhold(ix->rs, vo->hold);
-    table_plans_free(vo->plan, vo->n_plan);
-    if (vo->set) {
-        read_set_register(vo->set, ix->rs);
-        read_set_unref(vo->set);
-    }
-    if (vo->res < 0 && vo->loaded)
-        vo->v = view_new_broken(&ix->env, &vo->rec, &vo->err);
-    if (vo->res < 0 || vo->loaded)
-        open_end(vo);
-    else
-        ix->cfg.ops.record(ix->cfg.ops.arg, &r, pin_recorded, vo);
-}
-
-static void
-open_refused(void *arg, int res)
-{
-    struct view_open *vo = arg;
-
-    UNUSED(res);
-    if (vo->loaded)
-        vo->v = view_new_broken(&vo->ix->env, &vo->rec, &vo->err);
-    open_end(vo);
-}
-
-static bool
-view_known(const struct jindex *ix, const struct view_id *id)
-{
-    struct list *l;
-
-    list_for_each (l, &ix->views)
-        if (uuid_equal(&view_record(view_of_link(l))->cfg.id.u, &id->u))
-            return true;
-    list_for_each (l, &ix->opening)
-        if (uuid_equal(&list_entry(l, struct view_open, link)->rec.cfg.id.u,
-                       &id->u))
-            return true;
-    return false;
-}
-
-static int
-open_check(struct jindex *ix, struct view_open *vo)
-{
-    struct journal_view_config *c = &vo->rec.cfg;
-    uint64_t seq = vo->rec.point.seq;
-    char id[UUID_TEXT_SIZE];
-
-    uuid_format(&c->id.u, id);
-    if (ix->closing)
-        return err_set(&vo->err, -ECANCELED, ERR_JNL_0060,
-                       "view %s: the journal is closing", id);
-    if (view_known(ix, &c->id))
-        return err_set(&vo->err, -EEXIST, ERR_JNL_0060,
-                       "view %s is open already", id);
-    if (vo->rec.base_seq ? vo->rec.base_seq < ix->promoted
-                         : seq < (vo->loaded ? ix->promoted : ix->fence))
-        return err_set(&vo->err, -ENOENT, ERR_JNL_0060,
-                       "view %s: position %" PRIu64
-                       " is no longer in the journal",
-                       id, seq);
-    if (c->n_vols == 0)
-        for (unsigned i = 0; i < ix->cfg.n_volumes; i++)
-            c->vols[c->n_vols++] = ix->vols[i].vol;
-    for (unsigned i = 0; i < c->n_vols; i++)
-        if (c->n_vols > LANE_VOLUMES_MAX ||
-            replica_volume_size(ix->replica, c->vols[i]) == 0)
-            return err_set(&vo->err, -EINVAL, ERR_JNL_0060,
-                           "view %s: there is no volume %u", id, c->vols[i]);
-    return 0;
-}
-
-static void
-open_begin(struct jindex *ix, struct view_open *vo)
-{
-    ix->busy++;
-    vo->ix = ix;
-    vo->hold = UINT32_MAX;
-    vo->after = ix->promoted;
-    vo->res = open_check(ix, vo);
-    list_push_back(&ix->opening, &vo->link);
-    if (vo->res == 0) {
-        vo->res = plan_set(ix, vo->after,
-                           vo->rec.base_seq ? vo->after : vo->rec.point.seq,
-                           &vo->plan, &vo->n_plan, &vo->hold);
-        if (vo->res < 0)
-            err_set(&vo->err, vo->res, ERR_JNL_0060,
-                    "the view cannot be planned: %s", err_errno(vo->res));
-    }
-    if (vo->res < 0) {
-        later(ix, open_refused, vo, vo->res);
-        return;
-    }
-    vo->work.run = open_job;
-    vo->work.done = open_done;
-    io_work_submit(ix->cfg.loop, &vo->work);
-}
-
-void
-jindex_view_open(struct jindex *ix, const struct journal_view_config *cfg,
-                 const struct journal_point *point,
-                 void (*opened)(void *arg, struct journal_view *v, int res,
-                                const struct err *err),
-                 void *arg)
-{
-    struct view_open *vo = calloc(1, sizeof *vo);
-
-    if (!vo) {
-        struct err err = ERR_INIT;
-
-        err_set(&err, -ENOMEM, ERR_GEN_0002, "no memory for a view");
-        opened(arg, NULL, -ENOMEM, &err);
-        return;
-    }
-    vo->rec.cfg = *cfg;
-    vo->rec.point = *point;
-    vo->opened = opened;
-    vo->arg = arg;
-    open_begin(ix, vo);
-}
-
-size_t
-jindex_views(struct jindex *ix, struct journal_view **out, size_t max)
-{
-    struct list *l;
-    size_t n = 0;
-
-    list_for_each (l, &ix->views) {
-        if (n == max)
-            break;
-        out[n++] = view_of_link(l);
-    }
-    return n;
-}
-
-/* --- and go ------------------------------------------------------------------------------------ */
-
-static void
-remove_files_job(struct io_work *w)
-{
-    struct view_discard *vd = container_of(w, struct view_discard, work);
-
-    view_remove_files(&vd->ix->env, &vd->rec);
-}
-
-static void
-remove_files_done(struct io_work *w)
-{
-    struct view_discard *vd = container_of(w, struct view_discard, work);
-
-    busy_end(vd->ix);
-    vd->closed(vd->arg);
-    free(vd);
-}
-
-static void
-pin_removed(void *arg, int res)
-{
-    struct view_discard *vd = arg;
-
-    /* Not recorded: it comes back after a restart and can be discarded then. */
-    if (res < 0) {
-        struct err e;
-
-        err_set(&e, res, ERR_JNL_0060,
-                "the end of a view cannot be recorded: %s", err_errno(res));
-        alert(vd->ix, &e);
-    }
-    view_free(vd->v);
-    vd->work.run = remove_files_job;
-    vd->work.done = remove_files_done;
-    io_work_submit(vd->ix->cfg.loop, &vd->work);
-}
-
-static void
-discard_drained(void *arg)
-{
-    struct view_discard *vd = arg;
-    struct jindex_record r = { .kind = JINDEX_PIN_DEL, .u.view = &vd->rec };
-
-    vd->ix->cfg.ops.record(vd->ix->cfg.ops.arg, &r, pin_removed, vd);
-}
-
-/* Those that neither a conversion nor a switch is at work on. */
-static void
-discard_go(struct jindex *ix)
-{
-    struct list *l, *tmp;
-
-    list_for_each_safe (l, tmp, &ix->discarding) {
-        struct view_discard *vd = list_entry(l, struct view_discard, link);
-
-        if (vd->v == ix->conv.v || vd->v == ix->sw.v)
-            continue;
-        list_del(l);
-        list_del(view_link(vd->v));
-        view_drain(vd->v, true, discard_drained, vd);
-    }
-}
-
-void
-jindex_view_discard(struct jindex *ix, struct journal_view *v,
-                    void (*closed)(void *arg), void *arg)
-{
-    struct view_discard *vd = calloc(1, sizeof *vd);
-
-    if (!vd) {
-        struct err e;
-
-        err_set(&e, -ENOMEM, ERR_GEN_0002, "no memory to discard a view");
-        alert(ix, &e);
-        closed(arg);
-        return;
-    }
-    *vd = (struct view_discard){
-        .ix = ix, .v = v, .rec = *view_record(v), .closed = closed, .arg = arg
-    };
-    ix->busy++;
-    list_push_back(&ix->discarding, &vd->link);
-    discard_go(ix);
 }
 
 /* --- start --------------------------------------------------------------------------------------- */
@@ -1541,14 +845,14 @@ view_next_start(struct jindex *ix)
         ix->started = true;
         build_kick(ix);
         ix->start.done(ix->start.arg, 0);
-        busy_end(ix);
+        jindex_busy_end(ix);
         return;
     }
     vo = calloc(1, sizeof *vo);
     if (!vo) {
         free(list_entry(l, struct loaded_view, link));
         ix->start.done(ix->start.arg, -ENOMEM);
-        busy_end(ix);
+        jindex_busy_end(ix);
         return;
     }
     vo->loaded = true;
@@ -1556,7 +860,7 @@ view_next_start(struct jindex *ix)
     free(list_entry(l, struct loaded_view, link));
     vo->opened = loaded_opened;
     vo->arg = ix;
-    open_begin(ix, vo);
+    jindex_open_begin(ix, vo);
 }
 
 static void
@@ -1565,7 +869,7 @@ clean_done(struct io_work *w)
     struct jindex *ix = container_of(w, struct jindex, start.work);
 
     if (ix->start.err.num < 0)
-        alert(ix, &ix->start.err);
+        jindex_alert(ix, &ix->start.err);
     view_next_start(ix);
 }
 
