@@ -99,10 +99,11 @@ man_done(struct io_work *w)
 {
     struct journal *j = container_of(w, struct journal, man_work);
     uint64_t upto = j->man_job.upto;
+    int res = j->man_res; /* a waiter may start the next job */
 
     manifest_job_release(&j->man_job);
     j->man_busy = false;
-    if (j->man_res == 0) {
+    if (res == 0) {
         j->man_failures = 0;
         j->man_rewrite = false;
         j->man.durable = upto;
@@ -113,14 +114,14 @@ man_done(struct io_work *w)
         j->man_rewrite = true;
         if (j->man_failures++ == 0)
             journal_alert(j, &j->man_err);
-        if (j->man_res != -ENOSPC && j->man_failures >= 2) {
+        if (res != -ENOSPC && j->man_failures >= 2) {
             journal_stop(j, &j->man_err);
-            fire_waiters(j, UINT64_MAX, j->man_res);
+            fire_waiters(j, UINT64_MAX, res);
         } else if (j->closing && j->man_failures >= 2) {
-            fire_waiters(j, UINT64_MAX, j->man_res);
+            fire_waiters(j, UINT64_MAX, res);
         }
     }
-    if (j->man_res == 0 || (j->man_res != -ENOSPC && !j->stopped) ||
+    if (res == 0 || (res != -ENOSPC && !j->stopped) ||
         (j->closing && j->man_failures < 2))
         man_kick(j);
     journal_job_done(j);

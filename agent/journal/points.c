@@ -118,6 +118,7 @@ int
 points_add(struct points *p, const struct point_rec *r)
 {
     const struct point_rec *last = p->n > p->first ? &p->recs[p->n - 1] : NULL;
+    bool rises = !last || (p->wall_rises && r->wall_ns >= last->wall_ns);
 
     if (last && (r->cut_no <= last->cut_no || r->seq <= last->seq))
         return -EEXIST;
@@ -136,10 +137,7 @@ points_add(struct points *p, const struct point_rec *r)
         p->recs = v;
         p->cap = cap;
     }
-    if (!last)
-        p->wall_rises = true;
-    else if (r->wall_ns < last->wall_ns)
-        p->wall_rises = false;
+    p->wall_rises = rises;
     p->recs[p->n++] = *r;
     p->unwritten++;
     return 0;
