@@ -68,10 +68,9 @@ overview(struct app *a, struct err *err)
     buf_init(&b, OUTPUT_MAX);
     if (!a->sites.n)
         (void)buf_addf(&b,
-                       "Holdfast " HOLDFAST_VERSION
-                       ": no site is defined.  Write one into "
-                       "~/.config/holdfast/sites/NAME.conf\n(see holdfast(1), FILES), or "
-                       "name a file with --config.\n");
+                       "holdfast " HOLDFAST_VERSION ": no site is defined.\n"
+                       "Write one into ~/.config/holdfast/sites/NAME.conf (see "
+                       "holdfast(1), FILES),\nor name a file with --config.\n");
     rc = output_write(&b, err);
     for (size_t i = 0; i < a->sites.n && rc >= 0; i++) {
         const struct site_def *d = &a->sites.defs[i];

@@ -275,6 +275,10 @@ parse_term(struct parser *ps)
     if (rc < 0)
         return NULL;
     quoted = rc == 1;
+    if (!quoted && (text_icmp(word, "or") == 0 || text_icmp(word, "and") == 0)) {
+        (void)complain(ps, "a part is missing before this");
+        return NULL;
+    }
     if (!quoted) {
         skip_blanks(ps);
         if (take_operator(ps, &op, &regex))
