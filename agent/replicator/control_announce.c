@@ -38,7 +38,7 @@ struct announce {
 static bool
 announce_once(struct announce *a, char last[ERR_MSG_MAX])
 {
-    struct httpc_request rq = { .method = "PUT",
+    struct httpc_request rq = { .method = "POST",
                                 .path = "/v1/announce",
                                 .body = a->body.data,
                                 .body_len = a->body.len,
