@@ -185,7 +185,7 @@ import(struct accounts *a, const char *path, struct err *err)
 
     if (access(path, F_OK) < 0)
         return 0;
-    buf_init(&text, 64 * KIB);
+    buf_init(&text, 65 * KIB);
     rc = file_read_secret(path, 64 * KIB, &text, err);
     if (rc == 0 && list_empty(&a->list)) {
         rc = json_parse((char *)text.data, text.len, 64 * KIB, &tree, err);

@@ -73,7 +73,7 @@ tokens_post(struct http_req *rq, void *ctx)
 {
     struct manager *m = ctx;
     struct jointoken t = { .site = m->site,
-                           .deployment = trust_identity(m)->deployment };
+                           .deployment = keys_identity(m)->deployment };
     char text[JOINTOKEN_TEXT_SIZE];
     struct err err = ERR_INIT;
     struct json_writer w;
@@ -88,7 +88,7 @@ tokens_post(struct http_req *rq, void *ctx)
         rc = pki_uuid(&t.id, &err);
     if (rc == 0 && RAND_priv_bytes(t.secret, sizeof t.secret) != 1)
         rc = err_set(&err, -EIO, ERR_GEN_0002, "token: no random bytes");
-    trust_fingerprint(m, t.root);
+    keys_fingerprint(m, t.root);
     if (rc == 0)
         rc = keep_token(m, &t, &err);
     if (rc < 0) {
@@ -224,7 +224,7 @@ burn_and_sign(struct manager *m, struct join *j, struct err *err)
     if (rc == 0)
         rc = pki_uuid(&j->id, err);
     if (rc == 0)
-        rc = trust_sign(m, j->key, j->kept.name, &j->id, &j->cert, err);
+        rc = keys_sign(m, j->key, j->kept.name, &j->id, &j->cert, err);
     if (rc < 0)
         return rc;
     pki_serial(j->cert, serial);
@@ -243,8 +243,8 @@ reply_join(struct http_req *rq, struct manager *m, const struct join *j)
     json_begin(&w, &out);
     json_open_obj(&w, NULL);
     json_put_str(&w, "Certificate", pem.data ? (char *)pem.data : "");
-    json_put_str(&w, "Chain", trust_ca_pem(m));
-    json_put_str(&w, "Root", trust_root_pem(m));
+    json_put_str(&w, "Chain", keys_ca_pem(m));
+    json_put_str(&w, "Root", keys_root_pem(m));
     json_put_uuid(&w, "Identifier", &j->id);
     json_put_uuid(&w, "SiteIdentifier", &m->site);
     json_put_str(&w, "SiteName", m->site_name);

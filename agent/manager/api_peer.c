@@ -214,7 +214,7 @@ pair(struct http_req *rq, void *ctx)
     json_put_uuid(&w, "SiteIdentifier", &m->site);
     json_put_str(&w, "SiteName", m->site_name);
     json_put_str(&w, "Location", m->cfg.location);
-    json_put_str(&w, "RootPem", trust_root_pem(m));
+    json_put_str(&w, "RootPem", keys_root_pem(m));
     json_put_str(&w, "Proof", hex);
     json_close_obj(&w);
     http_reply_buf(rq, 200, &out);

@@ -216,7 +216,7 @@ generate_token(struct http_req *rq, void *ctx)
     struct buf out;
     int rc = pki_uuid(&t.id, &err);
 
-    trust_fingerprint(m, t.root);
+    keys_fingerprint(m, t.root);
     if (rc == 0 && RAND_priv_bytes(t.secret, sizeof t.secret) != 1)
         rc = err_set(&err, -EIO, ERR_GEN_0002, "token: no random bytes");
     if (rc == 0)

@@ -260,7 +260,7 @@ fleet_revoke(struct manager *m, struct replicator *r, struct err *err)
 
     if (r->revoked)
         return 0;
-    rc = trust_revoke(m, r->serial, err);
+    rc = keys_revoke(m, r->serial, err);
     if (rc < 0)
         return rc;
     r->revoked = true;
@@ -522,7 +522,7 @@ push_peers(struct manager *m, struct replicator *r)
 static bool
 push_crl(struct manager *m, struct replicator *r)
 {
-    struct errand e = { .what = PUSH_CRL, .number = trust_crl_number(m) };
+    struct errand e = { .what = PUSH_CRL, .number = keys_crl_number(m) };
     struct json_writer w;
     struct buf body;
     bool sent;
@@ -532,7 +532,7 @@ push_crl(struct manager *m, struct replicator *r)
     buf_init(&body, PUSH_MAX);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
-    json_put_str(&w, "RevocationListPem", trust_crl_pem(m));
+    json_put_str(&w, "RevocationListPem", keys_crl_pem(m));
     json_close_obj(&w);
     sent = !body.failed &&
            send_errand(m, r, "PUT", "/control/v1/revocations", &body, &e) == 0;

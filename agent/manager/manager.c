@@ -8,6 +8,7 @@
 
 #include "common/bytes.h"
 #include "common/log.h"
+#include "common/text.h"
 #include "manager/accounts.h"
 #include "manager/sessions.h"
 
@@ -32,13 +33,18 @@ static int
 read_site(void *arg, const char *id, const char *json)
 {
     struct manager *m = arg;
-    const char *name;
+    const char *name, *first;
+    char host[TEXT_HOST_SIZE];
+    uint16_t port;
     cJSON *tree = NULL;
 
     UNUSED(id);
     if (json_parse(json, strlen(json), 64 * KIB, &tree, NULL) == 0 &&
         json_str(tree, "Name", JSON_REQUIRED, &name, NULL) == 1)
         (void)snprintf(m->site_name, sizeof m->site_name, "%s", name);
+    first = cJSON_GetStringValue(cJSON_GetArrayItem(json_get(tree, "Api"), 0));
+    if (first && text_parse_hostport(first, host, &port) == 0)
+        (void)snprintf(m->advertise, sizeof m->advertise, "%s", host);
     cJSON_Delete(tree);
     return 0;
 }
@@ -89,7 +95,7 @@ load_all(struct manager *m, struct err *err)
     if (rc == 0)
         rc = workers_new(m->loop, WORKERS, QUEUE_MAX, &m->workers, err);
     if (rc == 0)
-        rc = trust_load(m, err);
+        rc = keys_load(m, err);
     if (rc == 0)
         rc = catalog_get(m->catalog, "site", "self", read_site, m, NULL) == -EIO
                  ? -EIO
@@ -97,6 +103,10 @@ load_all(struct manager *m, struct err *err)
     if (rc == 0 && *m->cfg.site_name)
         (void)snprintf(m->site_name, sizeof m->site_name, "%s",
                        m->cfg.site_name);
+    if (*m->cfg.advertise_host)
+        (void)snprintf(m->advertise, sizeof m->advertise, "%s",
+                       m->cfg.advertise_host);
+    m->cfg.advertise_host = m->advertise;
     if (rc == 0)
         rc = fleet_load(m, err);
     if (rc == 0)
@@ -106,7 +116,7 @@ load_all(struct manager *m, struct err *err)
     if (rc == 0)
         rc = ops_load(m, err);
     if (rc == 0)
-        rc = trust_rebuild(m, err);
+        rc = keys_rebuild(m, err);
     return rc;
 }
 
@@ -168,7 +178,7 @@ manager_free(struct manager *m)
     vpgs_free(m);
     peers_free(m);
     fleet_free(m);
-    trust_free(m);
+    keys_free(m);
     sessions_free(m->sessions);
     catalog_close(m->catalog);
     free(m);
@@ -178,5 +188,5 @@ int
 manager_reload(struct manager *m, struct err *err)
 {
     sessions_limits(m->sessions, m->cfg.session_idle_ms, m->cfg.session_max_ms);
-    return trust_reload_own(m, err);
+    return keys_reload_own(m, err);
 }

@@ -98,7 +98,7 @@ struct manager {
     struct http_server *api, *peer_server, *local;
     uint16_t api_port, peer_port;
     struct uuid site, self;
-    char site_name[NAME_SIZE];
+    char site_name[NAME_SIZE], advertise[256];
     struct list replicators, peers, vpgs, ops, drafts;
     struct event *tick;
     uint64_t started_ms;
@@ -200,24 +200,24 @@ void peers_heard(struct manager *m, struct peer *p, const cJSON *state);
 /* Name of a site, ours or another's; "" when unknown. */
 const char *site_name(struct manager *m, const struct uuid *site);
 
-/* --- trust.c: keys, certificates, whom to believe ------------------------------------ */
+/* --- keys.c: keys, certificates, whom to believe ------------------------------------ */
 
-int trust_load(struct manager *m, struct err *err);
-void trust_free(struct manager *m);
+int keys_load(struct manager *m, struct err *err);
+void keys_free(struct manager *m);
 /* After peers or revocations have changed. */
-int trust_rebuild(struct manager *m, struct err *err);
-int trust_reload_own(struct manager *m, struct err *err);
+int keys_rebuild(struct manager *m, struct err *err);
+int keys_reload_own(struct manager *m, struct err *err);
 /* Sign a replicator's request. */
-int trust_sign(struct manager *m, EVP_PKEY *key, const char *name,
-               const struct uuid *id, X509 **out_cert, struct err *err);
+int keys_sign(struct manager *m, EVP_PKEY *key, const char *name,
+              const struct uuid *id, X509 **out_cert, struct err *err);
 /* Append a serial to the list, durably, and publish it. */
-int trust_revoke(struct manager *m, const char *serial, struct err *err);
-const char *trust_root_pem(struct manager *m);
-const char *trust_crl_pem(struct manager *m);
-const char *trust_ca_pem(struct manager *m);
-uint64_t trust_crl_number(struct manager *m);
-void trust_fingerprint(struct manager *m, uint8_t out[PKI_FINGERPRINT_SIZE]);
-const struct tls_identity *trust_identity(struct manager *m);
+int keys_revoke(struct manager *m, const char *serial, struct err *err);
+const char *keys_root_pem(struct manager *m);
+const char *keys_crl_pem(struct manager *m);
+const char *keys_ca_pem(struct manager *m);
+uint64_t keys_crl_number(struct manager *m);
+void keys_fingerprint(struct manager *m, uint8_t out[PKI_FINGERPRINT_SIZE]);
+const struct tls_identity *keys_identity(struct manager *m);
 
 /* --- ops.c: operations, which clients see as tasks ------------------------------------ */
 

@@ -30,7 +30,7 @@ bind_proof(struct rpc *r, SSL *ssl, struct err *err)
     if (rc == 0)
         rc = tls_exporter(ssl, PAIRTOKEN_EXPORT_LABEL, op->bound,
                           sizeof op->bound, err);
-    trust_fingerprint(op->m, root);
+    keys_fingerprint(op->m, root);
     if (rc == 0)
         rc = pairtoken_proof(&t, PAIRTOKEN_REQUEST, root, op->bound, proof, err);
     if (rc == 0 && at) {
@@ -54,12 +54,12 @@ put_request(struct manager *m, const struct pairtoken *t, struct buf *out)
     json_put_uuid(&w, "TokenIdentifier", &t->id);
     json_put_str(&w, "Proof", zeros);
     json_put_uuid(&w, "SiteIdentifier", &m->site);
-    json_put_uuid(&w, "Deployment", &trust_identity(m)->deployment);
+    json_put_uuid(&w, "Deployment", &keys_identity(m)->deployment);
     json_put_str(&w, "SiteName", m->site_name);
     json_put_str(&w, "Location", m->cfg.location);
     json_put_str(&w, "HostName", m->cfg.advertise_host);
     json_put_u64(&w, "Port", m->peer_port);
-    json_put_str(&w, "RootPem", trust_root_pem(m));
+    json_put_str(&w, "RootPem", keys_root_pem(m));
     json_close_obj(&w);
 }
 
@@ -114,7 +114,7 @@ judge_answer(struct op *op, const struct pairtoken *t, struct peer *p)
     pki_certs_free(certs);
     if (rc < 0)
         return rc;
-    trust_fingerprint(op->m, got);
+    keys_fingerprint(op->m, got);
     rc = pairtoken_proof(t, PAIRTOKEN_ANSWER, got, op->bound, want, &op->err);
     if (rc < 0)
         return rc;

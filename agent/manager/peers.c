@@ -222,7 +222,7 @@ peers_put(struct manager *m, struct peer *p, struct err *err)
     if (old)
         peer_free(old);
     list_push_back(&m->peers, &p->link);
-    return trust_rebuild(m, err);
+    return keys_rebuild(m, err);
 }
 
 int
@@ -236,7 +236,7 @@ peers_remove(struct manager *m, struct peer *p, struct err *err)
     if (rc < 0)
         return rc;
     peer_free(p);
-    return trust_rebuild(m, err);
+    return keys_rebuild(m, err);
 }
 
 int
@@ -333,7 +333,7 @@ peers_state(struct manager *m, const struct peer *p, struct buf *out)
     json_put_str(&w, "Location", m->cfg.location);
     json_put_str(&w, "Version", HOLDFAST_VERSION);
     json_put_u64(&w, "TimeMs", wall_ms());
-    json_put_str(&w, "RevocationListPem", trust_crl_pem(m));
+    json_put_str(&w, "RevocationListPem", keys_crl_pem(m));
     put_replicators(m, &w);
     put_vpgs(m, &w, &p->site);
     put_tasks(m, &w, &p->site);
@@ -482,7 +482,7 @@ heard_crl(struct manager *m, struct peer *p, const char *pem)
     if (!pem || (old && strcmp(old, pem) == 0))
         return;
     p->crl_pem = strdup(pem);
-    if (!p->crl_pem || trust_rebuild(m, &err) < 0) {
+    if (!p->crl_pem || keys_rebuild(m, &err) < 0) {
         free(p->crl_pem);
         p->crl_pem = old;
         if (err.num)

@@ -189,7 +189,7 @@ save_list(struct manager *m, struct err *err)
 }
 
 int
-trust_revoke(struct manager *m, const char *serial, struct err *err)
+keys_revoke(struct manager *m, const char *serial, struct err *err)
 {
     struct site_keys *k = m->keys;
     int rc = add_revoked(k, serial, wall_ms() / 1000);
@@ -205,7 +205,7 @@ trust_revoke(struct manager *m, const char *serial, struct err *err)
         return rc;
     }
     rc = make_crl(m, err);
-    return rc < 0 ? rc : trust_rebuild(m, err);
+    return rc < 0 ? rc : keys_rebuild(m, err);
 }
 
 /* --- trust ------------------------------------------------------------------------- */
@@ -241,7 +241,7 @@ add_peer_root(struct pki_trust *trust, const struct peer *p, struct err *err)
 }
 
 int
-trust_rebuild(struct manager *m, struct err *err)
+keys_rebuild(struct manager *m, struct err *err)
 {
     struct site_keys *k = m->keys;
     struct pki_trust *t = NULL;
@@ -277,7 +277,7 @@ trust_rebuild(struct manager *m, struct err *err)
 }
 
 int
-trust_load(struct manager *m, struct err *err)
+keys_load(struct manager *m, struct err *err)
 {
     struct site_keys *k = calloc(1, sizeof *k);
     int rc;
@@ -307,7 +307,7 @@ trust_load(struct manager *m, struct err *err)
 }
 
 void
-trust_free(struct manager *m)
+keys_free(struct manager *m)
 {
     struct site_keys *k = m->keys;
 
@@ -330,14 +330,14 @@ trust_free(struct manager *m)
 }
 
 int
-trust_reload_own(struct manager *m, struct err *err)
+keys_reload_own(struct manager *m, struct err *err)
 {
     return load_self(m, err);
 }
 
 int
-trust_sign(struct manager *m, EVP_PKEY *key, const char *name,
-           const struct uuid *id, X509 **out_cert, struct err *err)
+keys_sign(struct manager *m, EVP_PKEY *key, const char *name,
+          const struct uuid *id, X509 **out_cert, struct err *err)
 {
     struct site_keys *k = m->keys;
     struct pki_leaf leaf = { .who = { k->self.deployment, k->self.site,
@@ -349,37 +349,37 @@ trust_sign(struct manager *m, EVP_PKEY *key, const char *name,
 }
 
 const char *
-trust_root_pem(struct manager *m)
+keys_root_pem(struct manager *m)
 {
     return (const char *)m->keys->root_pem.data;
 }
 
 const char *
-trust_ca_pem(struct manager *m)
+keys_ca_pem(struct manager *m)
 {
     return (const char *)m->keys->ca_pem.data;
 }
 
 const char *
-trust_crl_pem(struct manager *m)
+keys_crl_pem(struct manager *m)
 {
     return (const char *)m->keys->crl_pem.data;
 }
 
 uint64_t
-trust_crl_number(struct manager *m)
+keys_crl_number(struct manager *m)
 {
     return m->keys->number;
 }
 
 void
-trust_fingerprint(struct manager *m, uint8_t out[PKI_FINGERPRINT_SIZE])
+keys_fingerprint(struct manager *m, uint8_t out[PKI_FINGERPRINT_SIZE])
 {
     pki_fingerprint(m->keys->root, out);
 }
 
 const struct tls_identity *
-trust_identity(struct manager *m)
+keys_identity(struct manager *m)
 {
     return &m->keys->self;
 }
