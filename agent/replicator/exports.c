@@ -68,7 +68,6 @@ volume_serve(struct replicator *rep, struct rep_volume *v)
         .description = v->cfg.vm,
         .dev = v->dev,
         .read_only = v->cfg.read_only,
-        .is_default = true,
         .multi_conn = true,
     };
     struct nbd_listen_config lc = { .addr = { .is_unix = true } };

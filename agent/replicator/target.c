@@ -176,7 +176,6 @@ view_serve_volume(struct target_view *tv, unsigned i, struct err *err)
         .name = export,
         .description = "a view of a past moment",
         .dev = journal_view_dev(tv->view, tv->volumes[i].vol),
-        .is_default = true,
         .multi_conn = true,
     };
     int rc;
