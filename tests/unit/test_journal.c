@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -38,6 +39,7 @@ static struct {
     struct err alert, open_err;
     bool flag, fixed_seen;
     int res, tell_fd;
+    const struct rlimit *unlimit; /* at the next alert */
     struct journal_view *view;
 } t;
 
@@ -63,6 +65,9 @@ on_alert(void *arg, const struct err *e)
         fprintf(stderr, "alert %s: %s\n", err_code_text(e->code), e->msg);
     t.alerts++;
     t.alert = *e;
+    if (t.unlimit)
+        assert_int_equal(setrlimit(RLIMIT_FSIZE, t.unlimit), 0);
+    t.unlimit = NULL;
 }
 static void
 on_opened(void *arg, struct journal *j, int res, const struct err *e)
@@ -90,8 +95,10 @@ on_res(void *arg, int res)
 static void
 on_view(void *arg, struct journal_view *v, int res, const struct err *e)
 {
-    if (res == -ENOENT)
-        assert_int_equal(e->code, ERR_JNL_0014);
+    if (res < 0 && e)
+        t.open_err = *e;
+    if (res < 0 && e && getenv("SHOW"))
+        fprintf(stderr, "view %s: %s\n", err_code_text(e->code), e->msg);
     t.view = v;
     t.res = res;
     t.flag = true;
@@ -257,6 +264,15 @@ static void
 check_cut(uint64_t cut_no)
 {
     open_view(cut_no, 0xC0);
+    if (t.res == -ENOENT) { /* it was just leaving */
+        struct journal_point p;
+
+        for (unsigned i = 0; journal_point_find(t.j, cut_no, &p) == 0; i++) {
+            assert_true(i < 1000);
+            (void)io_loop_turn(t.loop, 20 * NSEC_PER_MSEC);
+        }
+        return;
+    }
     assert_int_equal(t.res, 0);
     compare_view(t.view, gen_find(&t.g, cut_no));
     discard_view(t.view);
@@ -294,7 +310,10 @@ check_points(void)
 static void
 random_history(uint64_t seed, unsigned rounds)
 {
+    struct journal_view *kept[4];
     struct journal_stats st;
+    struct journal_point p;
+    uint64_t kept_cut = 0;
 
     setup_dir(seed, NULL);
     t.cfg.hard_limit_bytes = 2 * MIB;
@@ -321,11 +340,26 @@ random_history(uint64_t seed, unsigned rounds)
         if (gen_below(&t.g, 4) == 0)
             check_points();
         if (gen_below(&t.g, 4) == 0 && journal_points_count(t.j)) {
-            struct journal_point p;
             size_t at = gen_below(&t.g, journal_points_count(t.j));
 
             assert_int_equal(journal_points(t.j, 0, UINT64_MAX, at, &p, 1), 1);
             check_cut(p.cut_no);
+        }
+        /* One that stays open while promotion passes it, and over restarts. */
+        if (!kept_cut && journal_point_oldest(t.j, &p) == 0) {
+            kept_cut = p.cut_no;
+            open_view(kept_cut, 0xEE);
+            if (t.res == -ENOENT) /* it was just leaving */
+                kept_cut = 0;
+            else
+                assert_int_equal(t.res, 0);
+        } else if (kept_cut && gen_below(&t.g, 6) == 0) {
+            assert_int_equal(journal_views(t.j, kept, 4), 1);
+            compare_view(kept[0], gen_find(&t.g, kept_cut));
+            if (gen_below(&t.g, 6) == 0) {
+                discard_view(kept[0]);
+                kept_cut = 0;
+            }
         }
         if (gen_below(&t.g, 15) == 0) {
             jclose();
@@ -376,6 +410,8 @@ crash_child(int fd)
     begin();
     t.tell_fd = fd;
     for (size_t i = 0; i < t.g.n_batches; i++) {
+        while (t.j->unacked > JOURNAL_CREDIT / 2)
+            (void)io_loop_turn(t.loop, 20 * NSEC_PER_MSEC);
         send_batch(i);
         if (i % 7 == 0)
             wait_durable(t.g.batches[i].no);
@@ -630,6 +666,7 @@ mistakes(void **state)
     assert_int_equal(e.code, ERR_JNL_0013);
     open_view(99999, 1);
     assert_int_equal(t.res, -ENOENT);
+    assert_int_equal(t.open_err.code, ERR_JNL_0014);
     /* Stopped: nothing is taken. */
     (void)err_set(&e, -EIO, ERR_JNL_0002, "a test");
     journal_stop(t.j, &e);
@@ -700,6 +737,47 @@ full_store(void **state)
     teardown_dir();
 }
 
+/* A write fails: the segment is left as it is, and what was not acknowledged is
+ * written to a fresh one (I9); views read both. */
+static void
+failing_write(void **state)
+{
+    struct rlimit was, low;
+    struct journal_stats st;
+
+    setup_dir(17, NULL);
+    t.cfg.segment_min = t.cfg.segment_max = MIB;
+    assert_int_equal(jopen(), 0);
+    begin();
+    for (unsigned i = 0; i < 12; i++) {
+        send_batch(gen_make(&t.g, 20, i % 3 ? 0 : GEN_CUT, NULL));
+        wait_durable(t.g.batch_no);
+    }
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+    low = was;
+    low.rlim_cur = 64 * KIB;
+    (void)signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
+    t.unlimit = &was;
+    for (unsigned i = 0; i < 12; i++)
+        send_batch(gen_make(&t.g, 20, i % 3 ? 0 : GEN_CUT, "late"));
+    wait_durable(t.g.batch_no);
+    assert_null(t.unlimit);
+    assert_int_equal(t.alert.code, ERR_JNL_0002);
+    journal_stats(t.j, &st);
+    assert_true(st.segments >= 2);
+    assert_false(st.stopped);
+    for (unsigned i = 0; i < 2; i++) {
+        check_points();
+        check_cut(2);
+        check_cut(7);
+        jclose();
+        assert_int_equal(jopen(), 0);
+        resume();
+    }
+    teardown_dir();
+}
+
 static void
 resync_offers_nothing(void **state)
 {
@@ -753,6 +831,7 @@ main(void)
         cmocka_unit_test(damage),
         cmocka_unit_test(mistakes),
         cmocka_unit_test(full_store),
+        cmocka_unit_test(failing_write),
         cmocka_unit_test(resync_offers_nothing),
     };
 
