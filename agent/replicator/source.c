@@ -606,7 +606,7 @@ source_put(struct ctl_call *c)
         return;
     }
     if (!trust_allows(rep, &s->peer_site, &s->peer_agent)) {
-        err_set(&err, -EPERM, ERR_REP_0009,
+        err_set(&err, -ENOTCONN, ERR_REP_0009,
                 "the other site's replicator is not trusted yet");
         list_del(&s->link);
         source_free(s);

@@ -639,7 +639,7 @@ target_put(struct ctl_call *c)
     }
     t = target_new(rep, c->body, &err);
     if (t && !trust_allows(rep, &t->peer_site, &t->peer_agent))
-        err_set(&err, -EPERM, ERR_REP_0009,
+        err_set(&err, -ENOTCONN, ERR_REP_0009,
                 "the other site's replicator is not trusted yet");
     if (t && t->store->err.num < 0)
         err = t->store->err;
