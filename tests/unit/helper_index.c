@@ -25,6 +25,7 @@ fake_init(struct fake_log *l, uint64_t seed, const uint64_t *sizes)
 {
     memset(l, 0, sizeof *l);
     pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->gate, NULL);
     l->rng = seed;
     for (unsigned i = 0; i < FAKE_VOLS; i++)
         l->sizes[i] = sizes[i];
@@ -39,6 +40,7 @@ fake_release(struct fake_log *l)
         free(l->segs[i].chunks);
         free(l->segs[i].entries);
     }
+    pthread_cond_destroy(&l->gate);
     pthread_mutex_destroy(&l->lock);
 }
 
@@ -131,6 +133,28 @@ fake_seal(struct fake_log *l)
 }
 
 void
+fake_gate(struct fake_log *l, bool shut, uint32_t seg, uint32_t chunk)
+{
+    pthread_mutex_lock(&l->lock);
+    l->gate_shut = shut;
+    l->gate_seg = seg;
+    l->gate_chunk = chunk;
+    pthread_cond_broadcast(&l->gate);
+    pthread_mutex_unlock(&l->lock);
+}
+
+bool
+fake_at_gate(struct fake_log *l)
+{
+    bool waits;
+
+    pthread_mutex_lock(&l->lock);
+    waits = l->at_gate > 0;
+    pthread_mutex_unlock(&l->lock);
+    return waits;
+}
+
+void
 fake_damage(struct fake_log *l, uint32_t seg, uint32_t chunk)
 {
     pthread_mutex_lock(&l->lock);
@@ -214,6 +238,11 @@ read_chunk(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
     int rc = 0;
 
     pthread_mutex_lock(&l->lock);
+    while (l->gate_shut && seg == l->gate_seg && chunk == l->gate_chunk) {
+        l->at_gate++;
+        pthread_cond_wait(&l->gate, &l->lock);
+        l->at_gate--;
+    }
     if (seg >= l->n_segs || chunk >= l->segs[seg].n_chunks) {
         rc = err_set(err, -ENOENT, ERR_GEN_0001, "no chunk %u.%u", seg, chunk);
     } else if (l->segs[seg].chunks[chunk].damaged) {

@@ -41,6 +41,11 @@ struct fake_log {
     uint64_t sizes[FAKE_VOLS];
     uint64_t rng;
     unsigned reads_of_gone;
+    /* A gate: while shut, readers of this chunk wait in front of it. */
+    bool gate_shut;
+    uint32_t gate_seg, gate_chunk;
+    unsigned at_gate;
+    pthread_cond_t gate;
     bool poor; /* few distinct bytes, many zeros */
 };
 
@@ -55,6 +60,9 @@ void fake_append(struct fake_log *l);
 void fake_append_range(struct fake_log *l, enum entry_type type, uint16_t vol,
                        uint64_t off, uint64_t len);
 void fake_seal(struct fake_log *l);
+/* Shut or open the gate; whether somebody waits there. */
+void fake_gate(struct fake_log *l, bool shut, uint32_t seg, uint32_t chunk);
+bool fake_at_gate(struct fake_log *l);
 /* Change a byte of a chunk, so that it no longer verifies. */
 void fake_damage(struct fake_log *l, uint32_t seg, uint32_t chunk);
 /* Apply entries with after < seq <= upto to a whole image of a volume. */

@@ -981,7 +981,9 @@ straight_writes(void **state)
     begin(19, 2, 4 * MIB, 64 * 1024);
     memset(t.buf, 0x5a, IO_MAX);
     crc = crc32c(0, t.buf, 65536);
-    append(20);
+    /* Older than PROMOTED will be, in the segment in which that will lie. */
+    fake_append_range(&t.log, ENTRY_WRITE, 0, MIB, 65536);
+    append(19);
     assert_int_equal(straight(MIB, 65536, t.buf, 20, crc), 0);
     assert_int_equal(straight(MIB, 65536, t.buf, 20, crc + 1), -EBADMSG);
     assert_int_equal(t.last_alert.code, ERR_JNL_0057);
@@ -997,6 +999,64 @@ straight_writes(void **state)
     m = open_model(t.log.seq, 0);
     memset(m->image[0] + MIB, 0x5a, 65536);
     fake_replay(&t.log, 0, 10, t.log.seq, m->image[0]);
+    compare_view(m, IO_MAX);
+    end();
+}
+
+/* --- who waits for whom ------------------------------------------------------- */
+
+/* A read begun before a conversion may still go to the replica; the replica must
+ * not change before it has ended. */
+static void
+conversion_waits_for_reads(void **state)
+{
+    struct waiter w = { .done = false };
+    struct request r = {
+        .rq = { .op = BLKDEV_READ, .len = 4096, .done = request_done }
+    };
+    struct model_view *m;
+
+    begin(23, 2, MIB, 64 * 1024);
+    for (unsigned i = 0; i < 10; i++)
+        fake_append_range(&t.log, ENTRY_WRITE, 0, i * 8192, 4096);
+    m = open_model(5, 0);
+    fake_gate(&t.log, true, 0, t.log.segs[0].entries[0].e.chunk);
+    r.rq.buf = t.buf;
+    blkdev_submit(journal_view_dev(m->v, 0), &r.rq);
+    while (!fake_at_gate(&t.log))
+        io_loop_turn(t.loop, NSEC_PER_MSEC);
+    /* Once written, the block has no copy to wait for. */
+    assert_int_equal(request(m->v, 0, BLKDEV_WRITE, 0, 0, 4096, t.buf + 8192),
+                     0);
+    jindex_convert(t.ix, 8, done_res, &w);
+    for (unsigned i = 0; i < 100; i++)
+        io_loop_turn(t.loop, NSEC_PER_MSEC);
+    assert_true(disk_view(&m->id)->base_seq == 8); /* all but the waiting */
+    assert_false(w.done);
+    fake_gate(&t.log, false, 0, 0);
+    wait_for(&w);
+    wait_for(&r.w);
+    assert_int_equal(r.w.res, 0);
+    assert_memory_equal(t.buf, m->image[0], 4096);
+    end();
+}
+
+/* An open view lets go of what promotion has passed. */
+static void
+views_let_go(void **state)
+{
+    struct model_view *m;
+
+    begin(25, 1, MIB, 64 * 1024);
+    append(400);
+    until_idle();
+    m = open_model(t.log.seq, 0);
+    assert_int_equal(promote(t.log.segs[t.log.n_segs - 3].last_seq), 0);
+    until_idle();
+    for (unsigned i = 0; i < 2000 && !jindex_segment_free(t.ix, 0); i++)
+        io_loop_turn(t.loop, NSEC_PER_MSEC);
+    recycle();
+    assert_int_equal(t.first_seg, t.log.n_segs - 2);
     compare_view(m, IO_MAX);
     end();
 }
@@ -1022,11 +1082,18 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(histories),       cmocka_unit_test(in_flight),
-        cmocka_unit_test(damaged_chunk),   cmocka_unit_test(damaged_run),
-        cmocka_unit_test(unknown_content), cmocka_unit_test(overlay_limit),
-        cmocka_unit_test(refused_views),   cmocka_unit_test(extents_tell_zeros),
-        cmocka_unit_test(straight_writes), cmocka_unit_test(wrong_replica),
+        cmocka_unit_test(histories),
+        cmocka_unit_test(in_flight),
+        cmocka_unit_test(damaged_chunk),
+        cmocka_unit_test(damaged_run),
+        cmocka_unit_test(unknown_content),
+        cmocka_unit_test(overlay_limit),
+        cmocka_unit_test(refused_views),
+        cmocka_unit_test(extents_tell_zeros),
+        cmocka_unit_test(straight_writes),
+        cmocka_unit_test(conversion_waits_for_reads),
+        cmocka_unit_test(views_let_go),
+        cmocka_unit_test(wrong_replica),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
