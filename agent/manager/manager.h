@@ -382,6 +382,6 @@ void put_time(struct json_writer *w, const char *name, uint64_t ms);
 extern const struct http_route api_session_routes[], api_site_routes[],
     api_inventory_routes[], api_settings_routes[], api_vpg_routes[],
     api_task_routes[], api_misc_routes[], api_join_routes[], api_peer_routes[],
-    api_local_routes[];
+    api_local_routes[], api_volume_routes[];
 
 #endif
