@@ -789,7 +789,7 @@ manifest_load(struct io_loop *loop, const char *dir, struct manifest *out,
 {
     char path[4096], old[4096];
     uint8_t *bytes = NULL;
-    size_t len = 0, good;
+    size_t len = 0, good = 0;
     int rc = manifest_init(loop, dir, out);
 
     if (rc < 0)
