@@ -54,7 +54,10 @@ static void
 put_volume(struct json_writer *w, const struct vpg *v,
            const struct vpg_volume *vol, const cJSON *st)
 {
-    const char *path = text(st, "Path"), *file = strrchr(path, '/');
+    const char *path = "", *file;
+
+    (void)json_str(st, "Path", JSON_OPTIONAL, &path, NULL);
+    file = strrchr(path, '/');
 
     json_open_obj(w, NULL);
     json_put_str(w, "VolumeType", "Protected");
