@@ -2,7 +2,10 @@
 /* How long a view takes to open, and a read of it, with a journal of N GiB of
  * random 4 KiB writes.
  *
- *     view_open_bench [GIB [DIRECTORY]]
+ *     view_open_bench [GIB [DIRECTORY [LANES]]]
+ *
+ * With LANES, as many journals of GIB / LANES each, and what is measured is how
+ * long it takes to open them all together, as a replicator does when it starts.
  *
  * The journal is made through journal_append(): batches of 1 MiB raw with 256
  * writes at random places of a 64 GiB volume.  The payloads compress to nearly
@@ -20,6 +23,7 @@
 #include "journal/journal.h"
 
 enum {
+    LANES_MAX = 16,
     ENTRIES = 256, /* of 4 KiB: a batch of 1 MiB */
     CHUNKS = 16,
     KINDS = 64, /* different chunks */
@@ -357,9 +361,100 @@ measure(void)
     io_mem_free(buf, MIB);
 }
 
+/* ---- A restart with many lanes -------------------------------------------- */
+
+static struct {
+    struct journal_config cfg;
+    char dir[256];
+    struct journal *j;
+} lanes[LANES_MAX];
+static unsigned lanes_busy;
+
+static void
+on_lane_open(void *arg, struct journal *j, int res, const struct err *err)
+{
+    struct journal **out = arg;
+
+    if (res < 0)
+        die("open", err, res);
+    *out = j;
+    lanes_busy--;
+}
+
+static void
+on_lane_closed(void *arg)
+{
+    lanes_busy--;
+}
+
+static void
+turn_until_idle(void)
+{
+    while (lanes_busy > 0)
+        if (io_loop_turn(b.loop, 10 * NSEC_PER_MSEC) < 0)
+            die("loop", NULL, -EIO);
+}
+
+static void
+make_lane(unsigned i, const char *dir, uint64_t batches)
+{
+    if (snprintf(lanes[i].dir, sizeof lanes[i].dir, "%s/%u", dir, i) >=
+        (int)sizeof lanes[i].dir)
+        die("the directory's name is too long", NULL, -ENAMETOOLONG);
+    b.cfg.dir = lanes[i].dir;
+    b.cfg.lane = i + 1;
+    b.batch = b.durable = b.cuts = 0;
+    memset(b.digest, 0, sizeof b.digest);
+    b.seq = lane_seq(1, 0);
+    lanes[i].cfg = b.cfg;
+    open_journal();
+    journal_begin_incarnation(b.j, &b.inc, on_res, NULL);
+    turn_until_flag();
+    fill(batches);
+    settle();
+    journal_close(b.j, on_void, NULL);
+    turn_until_flag();
+}
+
+static void
+restart(const char *dir, unsigned n, uint64_t gib)
+{
+    static const struct journal_events ev = { on_durable, on_credit, on_alert,
+                                              NULL };
+    uint64_t start, points = 0;
+    struct err err = ERR_INIT;
+
+    for (unsigned i = 0; i < n; i++)
+        make_lane(i, dir, gib * 1024 / n);
+    start = io_mono_fresh(b.loop);
+    lanes_busy = n;
+    for (unsigned i = 0; i < n; i++)
+        journal_open(&lanes[i].cfg, &ev, on_lane_open, &lanes[i].j);
+    turn_until_idle();
+    printf("%u lanes with %llu GiB together:\n  restart                      "
+           "%8.3f ms\n",
+           n, (unsigned long long)gib,
+           (double)(io_mono_fresh(b.loop) - start) / 1e6);
+    lanes_busy = n;
+    for (unsigned i = 0; i < n; i++) {
+        points += journal_points_count(lanes[i].j);
+        journal_close(lanes[i].j, on_lane_closed, NULL);
+    }
+    turn_until_idle();
+    if (points != n * (gib * 1024 / n / CUT_EVERY))
+        die("checkpoints were lost", NULL, -EIO);
+    for (unsigned i = 0; i < n; i++) {
+        int rc = journal_destroy(b.loop, lanes[i].dir, false, &err);
+
+        if (rc < 0)
+            die("remove", &err, rc);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
+    unsigned long n_lanes = argc > 3 ? strtoul(argv[3], NULL, 10) : 0;
     uint64_t gib = argc > 1 ? strtoull(argv[1], NULL, 10) : 1, start;
     char tmp[] = "/tmp/hf-bench-XXXXXX";
     const char *dir = argc > 2 ? argv[2] : mkdtemp(tmp);
@@ -368,8 +463,8 @@ main(int argc, char **argv)
     struct err err = ERR_INIT;
     int rc = io_loop_new(&lc, &b.loop, &err);
 
-    if (rc < 0 || !dir)
-        die("loop", &err, rc);
+    if (rc < 0 || !dir || n_lanes > LANES_MAX)
+        die("loop, directory or lanes", &err, rc < 0 ? rc : -EINVAL);
     memset(b.inc.u.b, 0x11, 16);
     b.cfg = (struct journal_config){
         .loop = b.loop,
@@ -383,6 +478,12 @@ main(int argc, char **argv)
     };
     memset(b.cfg.vpg.u.b, 0x22, 16);
     make_kinds();
+    if (n_lanes > 0) {
+        restart(dir, (unsigned)n_lanes, gib);
+        io_loop_free(b.loop);
+        free(b.kinds);
+        return 0;
+    }
     open_journal();
     journal_begin_incarnation(b.j, &b.inc, on_res, NULL);
     turn_until_flag();

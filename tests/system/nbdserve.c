@@ -1,10 +1,11 @@
-/* room: nbd io common */
+/* room: capture lane nbd io common */
 /* A plain NBD server over one file or a piece of memory, for tests and
- * benchmarks: nothing but the public headers of io/ and nbd/.
+ * benchmarks: nothing but public headers.
  *
  *   nbdserve --unix PATH|--tcp HOST:PORT --file PATH|--mem SIZE
  *            [--cache writeback|none] [--io uring|epoll] [--export NAME]
- *            [--tls CERT,KEY] [--readonly] and for hostile tests
+ *            [--tls CERT,KEY] [--readonly] [--splitter: as the agent exports
+ *            a volume that is not protected] and for hostile tests
  *            [--extra NAME] [--handshake-ms N] [--max-connections N]
  *            [--payload-max SIZE] [--max-in-flight N]
  *            [--hold-reads OFF] [--fail-writes OFF,ERRNO]
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "capture/capture.h"
 #include "common/bytes.h"
 #include "common/log.h"
 #include "common/text.h"
@@ -42,7 +44,7 @@ struct serve {
     struct nbd_server_config cfg;
     struct faultdev_rule rules[2];
     size_t n_rules;
-    bool stopping;
+    bool stopping, splitter;
 };
 
 static int
@@ -95,6 +97,7 @@ enum {
     O_IN_FLIGHT,
     O_HOLD,
     O_FAIL,
+    O_SPLITTER,
 };
 
 static const struct option options[] = {
@@ -114,6 +117,7 @@ static const struct option options[] = {
     { "max-in-flight", 1, NULL, O_IN_FLIGHT },
     { "hold-reads", 1, NULL, O_HOLD },
     { "fail-writes", 1, NULL, O_FAIL },
+    { "splitter", 0, NULL, O_SPLITTER },
     { NULL, 0, NULL, 0 },
 };
 
@@ -163,6 +167,7 @@ option(struct serve *s, int opt, char *arg)
         s->cfg.max_in_flight = (unsigned)n;
         return 0;
     case O_HOLD: return add_rule(s, BLKDEV_READ, arg);
+    case O_SPLITTER: s->splitter = true; return 0;
     case O_FAIL: return add_rule(s, BLKDEV_WRITE, arg);
     default: return -1;
     }
@@ -195,6 +200,12 @@ open_dev(struct serve *s, struct err *err)
         rc = memdev_new(s->loop, s->mem, &lower);
     if (rc < 0)
         return err->num ? rc : err_set(err, rc, ERR_GEN_0002, "no memory");
+    if (s->splitter) {
+        rc = splitter_open(lower, &s->dev, err);
+        if (rc < 0)
+            blkdev_close(lower);
+        return rc;
+    }
     if (!s->n_rules) {
         s->dev = lower;
         return 0;
@@ -337,9 +348,10 @@ main(int argc, char **argv)
             return 2;
         }
     }
-    if (!s.have_addr || (!s.file.path && !s.mem) || optind < argc) {
+    if (!s.have_addr || (!s.file.path && !s.mem) || optind < argc ||
+        (s.splitter && s.n_rules)) {
         (void)fprintf(stderr, "nbdserve: needs --unix or --tcp, and --file or "
-                              "--mem\n");
+                              "--mem; --splitter holds and fails nothing\n");
         return 2;
     }
     return serve(&s);
