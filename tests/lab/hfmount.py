@@ -160,6 +160,10 @@ class Postgres:
                          "postgres", "-E", "UTF8", "--no-locale", "-k")
 
     def start(self):
+        # A recovered copy holds the lock file of a server that may still run on
+        # this very machine, where its process number means something.
+        if os.path.exists(os.path.join(self.data, "postmaster.pid")):
+            os.unlink(os.path.join(self.data, "postmaster.pid"))
         self.as_postgres(os.path.join(self.bin, "pg_ctl"), "-D", self.data, "-w", "-t", "60",
                          "-l", self.log, "-o",
                          "-c listen_addresses='' -c unix_socket_directories=%s "
