@@ -366,6 +366,8 @@ class Cli(unittest.TestCase):
         self.manager.answers[path] = (400, {"Message": "paris is silent", "Code": "MGR-0012", "NextStep": "wait"})
         self.cli(3, "test", "ledger", "--confirm", "TEST")
         self.assertIn("CLI-0020", self.err)
+        self.manager.answers[path] = (502, {"Message": "paris: connection refused", "Code": "GEN-0007"})
+        self.cli(3, "test", "ledger", "--confirm", "TEST")
         self.manager.answers[path] = (500, b"\xff<html>")
         self.cli(1, "test", "ledger", "--confirm", "TEST")
         self.assertIn("status 500", self.err)
@@ -525,6 +527,12 @@ class Cli(unittest.TestCase):
         script = self.cli(0, "completion")
         for option in set(re.findall(r"--[a-z-]+", script)) - {"--"}:
             self.assertIn(option, page)
+        with open(os.path.join(TOP, "docs/cli-json.md")) as f:
+            fields = f.read()
+        for command in self.commands():
+            listed = self.cli(0, command, "--help").split("keys of JSON:\n") if command != "help" else [""]
+            for field in listed[1].split() if len(listed) == 2 else []:
+                self.assertIn("`%s`" % field, fields, command)
         for section in ("EXIT STATUS", "FILES", "EXAMPLES"):
             self.assertIn(section, page)
         subprocess.run(["bash", "-n"], input=script.encode(), check=True)

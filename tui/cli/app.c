@@ -341,6 +341,17 @@ app_print(struct app *a, struct client *c, struct rows *r, long text_limit,
     return output_rows(&a->opt, &head, r, err);
 }
 
+int
+app_print_views(struct app *a, struct client *c, struct rows *r, struct err *err)
+{
+    if (a->opt.out == OUT_TEXT && !a->opt.columns && !a->opt.wide &&
+        !a->opt.all) {
+        a->opt.columns = "name,uri,mode,time,point,id";
+        a->opt.all = true;
+    }
+    return app_print(a, c, r, 0, err);
+}
+
 /* ---- Confirmation --------------------------------------------------------------------------- */
 
 int

@@ -84,6 +84,10 @@ void vpg_path(const struct vpg_found *f, const char *more, struct buf *out);
 int app_print(struct app *a, struct client *c, struct rows *r, long text_limit,
               struct err *err);
 
+/* Views, whose NBD addresses must not be cut: text with a field a line. */
+int app_print_views(struct app *a, struct client *c, struct rows *r,
+                    struct err *err);
+
 /* Confirmation as reference console.md section 4 says.  name: what must be
  * typed or given with --confirm; word: accepted instead, may be NULL.  what:
  * one or more lines that say what will happen. */

@@ -299,7 +299,7 @@ print_view(struct app *a, const struct vpg_found *f, const char *task,
     if (rc == 0) {
         m.list = ours;
         model_views(&m, &r);
-        rc = app_print(a, f->client, &r, 0, err);
+        rc = app_print_views(a, f->client, &r, err);
     }
     rows_release(&r);
     cJSON_Delete(ours);

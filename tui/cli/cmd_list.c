@@ -387,7 +387,7 @@ cmd_views(struct app *a, struct err *err)
     if (rc == 0) {
         m.list = list;
         model_views(&m, &r);
-        rc = app_print(a, f.client, &r, 0, err);
+        rc = app_print_views(a, f.client, &r, err);
     }
     rows_release(&r);
     cJSON_Delete(list);

@@ -338,6 +338,20 @@ read_refusal(struct client *c, const struct httpc_response *rs,
     cJSON_Delete(root);
 }
 
+/* Did the manager itself fail to reach the other site, or its replicator? */
+static bool
+way_is_cut(const char *code)
+{
+    static const char *const codes[] = { "MGR-0012", "MGR-0015", "GEN-0007",
+                                         "GEN-0008" };
+
+    for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
+        if (strcmp(code, codes[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int
 refuse(struct client *c, const struct httpc_response *rs, struct err *err)
 {
@@ -349,8 +363,7 @@ refuse(struct client *c, const struct httpc_response *rs, struct err *err)
                        c->site->name, c->site->user, message);
     if (rs->status == 403)
         return err_set(err, -EPERM, ERR_CLI_0019, "%s", message);
-    if (strcmp(c->refusal.code, "MGR-0012") == 0 ||
-        strcmp(c->refusal.code, "MGR-0015") == 0)
+    if (way_is_cut(c->refusal.code))
         return err_set(err, -EHOSTUNREACH, ERR_CLI_0020, "%s", message);
     return err_set(err, rs->status == 404 ? -ENOENT : -EINVAL, ERR_CLI_0007,
                    "%s", message);

@@ -414,8 +414,7 @@ add_vpg(const struct model *m, const cJSON *v, struct rows *out)
     double n;
 
     rows_add(out);
-    rows_set_number(out, "severity",
-                    stale >= 0 ? MAX(s.severity, SEV_STALE) : s.severity);
+    rows_set_number(out, "severity", stale >= 0 ? SEV_STALE : s.severity);
     set_str(out, "name", v, "VpgName");
     rows_set_text(out, "protected",
                   first_str(v, "ProtectedSiteName", "SourceSite"));

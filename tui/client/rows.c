@@ -351,7 +351,11 @@ cell_format(const struct column *c, const struct cell *cell,
         return;
     }
     if (cell->kind == CELL_UNKNOWN || !isfinite(v)) {
-        (void)snprintf(out, cap, "%s", c->format == FMT_TEXT ? "" : "?");
+        /* What does not apply is no question. */
+        (void)snprintf(out, cap, "%s",
+                       c->format == FMT_TEXT || c->format == FMT_PERCENT ? ""
+                       : c->format == FMT_TIME                           ? "-"
+                                                                         : "?");
         return;
     }
     switch (c->format) {

@@ -106,7 +106,8 @@ void rows_filter(struct rows *r,
 /* Keep the first (n >= 0) or the last (-n) rows. */
 void rows_cut(struct rows *r, long n);
 
-/* A cell as people read it, into out (NUL-terminated); "?" when unknown. */
+/* A cell as people read it, into out (NUL-terminated).  Unknown is "?"; a text
+ * and a percentage are then left out, a time is "-". */
 enum {
     CELL_TEXT_SIZE = 512
 };

@@ -107,9 +107,9 @@ TABLE("points", points, "-time", "No point matches.");
 
 static const struct column tasks_columns[] = {
     { "severity", "", FMT_SIGN, 100, 0 },
-    { "id", "ID", FMT_TEXT, 95, 8 },
+    { "id", "ID", FMT_TEXT, 95, 9 },
     { "started", "STARTED", FMT_TIME, 80, 0 },
-    { "what", "WHAT", FMT_TEXT, 99, 10 },
+    { "what", "WHAT", FMT_TEXT, 99, 13 },
     { "on", "ON", FMT_TEXT, 85, 8 },
     { "by", "BY", FMT_TEXT, 30, 5 },
     { "state", "STATE", FMT_TEXT, 98, 0 },
