@@ -157,7 +157,7 @@ class Writer(threading.Thread):
                 handle.connect_uri(self.uri)
                 return handle
             except nbd.Error:
-                handle.close()
+                del handle
                 if self.stop_it.wait(0.05):
                     return None
 
@@ -186,7 +186,6 @@ class Writer(threading.Thread):
             except nbd.Error as e:
                 if e.errno in ("EIO", "ENOSPC", "EINVAL", "EPERM"):
                     self.errors.append(str(e))
-                handle.close()
                 handle = None
                 self.reconnects += 1
         if handle is not None:
@@ -197,7 +196,6 @@ class Writer(threading.Thread):
                 handle.shutdown()
             except nbd.Error:
                 pass
-            handle.close()
         self.h.dead(flying.values())
 
     def reap(self, handle, flying):
@@ -248,4 +246,3 @@ def read_image(uri, size):
         return out
     finally:
         handle.shutdown()
-        handle.close()

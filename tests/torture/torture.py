@@ -281,7 +281,6 @@ def main():
         violation = e
     except BaseException as e:
         print("the run itself failed: %r\n%s" % (e, t.lab.logs()))
-        args.keep = True
         raise
     finally:
         try:
