@@ -553,7 +553,7 @@ read_point(struct http_req *rq, const cJSON *body, cJSON *params)
     const char *stamp = NULL;
     char normal[TIME_SIZE], digits[24];
     struct err err = ERR_INIT;
-    uint64_t n, ms;
+    uint64_t n, ms = 0;
 
     for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
         int rc =
