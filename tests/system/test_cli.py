@@ -402,6 +402,8 @@ class Cli(unittest.TestCase):
         self.assertIn("CLI-0012", self.err)
         self.cli(4, "delete", "ledger", "--confirm", "ledger")
         self.assertEqual([m for m, p, _, _ in self.manager.seen if m in ("POST", "DELETE") and "vpgs" in p], [])
+        self.cli(0, "delete", "ledger", "--confirm", "ledger", "--force")
+        self.assertEqual(self.manager.bodies("DELETE", "/v1/vpgs/" + VPG), [{"KeepRecoveryVolumes": False, "Force": True}])
         self.assertIn("STALE", self.cli(0, "sites"))
 
     # ---- Confirmation
@@ -426,7 +428,7 @@ class Cli(unittest.TestCase):
         self.assertEqual(self.manager.bodies("POST", "/v1/vpgs/" + VPG + "/FailoverTestStop"),
                          [{"FailoverTestSuccess": False, "FailoverTestSummary": "no \u00fc"}])
         self.cli(0, "delete", "ledger", "--confirm", "ledger", "--keep-replicas")
-        self.assertEqual(self.manager.bodies("DELETE", "/v1/vpgs/" + VPG), [{"KeepRecoveryVolumes": True}])
+        self.assertEqual(self.manager.bodies("DELETE", "/v1/vpgs/" + VPG), [{"KeepRecoveryVolumes": True, "Force": False}])
 
     # ---- Tasks
 

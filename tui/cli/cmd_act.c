@@ -24,7 +24,7 @@ confirm(struct app *a, const struct act *x, const struct vpg_found *f,
 
     if (!x->word && !x->by_name)
         return 0;
-    if (vpg_found_fresh(f, err) < 0)
+    if (!a->opt.force && vpg_found_fresh(f, err) < 0)
         return -ESTALE;
     (void)snprintf(what, sizeof what, "%s %s, %s -> %s%s%s: %s.", x->what,
                    f->name, f->protected, f->recovery, point ? ", point " : "",
@@ -127,6 +127,7 @@ cmd_delete(struct app *a, struct err *err)
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
     json_put_bool(&w, "KeepRecoveryVolumes", a->opt.keep_replicas);
+    json_put_bool(&w, "Force", a->opt.force);
     json_close_obj(&w);
     rc = simple(a, &x, &body, err);
     buf_release(&body);

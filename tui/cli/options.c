@@ -41,6 +41,8 @@ const struct option_def option_defs[] = {
     { "notes", "TEXT", AT(notes), false, G_STOP, "what was found, for the record" },
     { "keep-replicas", NULL, AT(keep_replicas), false, G_DELETE,
       "leave the images at the recovery site" },
+    { "force", NULL, AT(force), false, G_DELETE,
+      "although the other site is away; it is told when it comes back" },
     { "to-site", "NAME", AT(to_site), false, G_CREATE, "where it is to be recovered" },
     { "from-site", "NAME", AT(from_site), false, G_CREATE, "where its VMs are; needed when names are ambiguous" },
     { "store", "NAME", AT(store), false, G_CREATE, "store there for journal and replicas" },

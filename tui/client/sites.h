@@ -1,6 +1,6 @@
 /* Site definitions: where the managers are, who we are there, and what their
  * certificates must lead to.  One file holds one or more of them
- * (conf/sites/example.conf):
+ * (conf/sites.conf):
  *
  *   sites = ( { name = "london"; url = "https://10.1.0.5:9669"; user = "admin";
  *               password_file = "/etc/holdfast/london.pw";
