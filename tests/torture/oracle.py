@@ -74,7 +74,8 @@ class History:
         with self.lock:
             self.tick += 1
             for w in writes:
-                w.ended = self.tick
+                if w is not None: # a flush
+                    w.ended = self.tick
 
     def payload(self, w):
         out = bytearray()
