@@ -21,10 +21,11 @@
 enum {
     HELLO_DEADLINE_S = 10,
     REDIAL_MIN_MS = 100,
+    STABLE_S = 5, /* a link that held this long is dialled at once again */
 };
 
 static void conn_event(void *arg, struct io_chan *ch, unsigned events);
-static void peer_dial(struct stream_peer *p);
+static void conn_receive(struct conn *c);
 
 static void
 peer_ids(const struct stream_peer *p, char out[64])
@@ -49,10 +50,13 @@ conn_free(struct conn *c)
     if (c->stream->receiving == c)
         c->stream->receiving = NULL;
     io_timer_stop(&c->deadline);
+    io_task_cancel(&c->resume);
     if (c->ch)
         io_chan_close(c->ch);
     io_mem_free(c->mem, c->mem_size);
     buf_release(&c->out);
+    if (c->tx)
+        io_mem_free(c->tx->buf, c->tx->buf_size);
     free(c->tx);
     free(c);
 }
@@ -63,9 +67,15 @@ conn_deadline(struct io_timer *t)
     struct conn *c = container_of(t, struct conn, deadline);
 
     if (c->peer)
-        link_break(c->peer, "no answer to HELLO within %d s", HELLO_DEADLINE_S);
+        link_break(c->peer, "the link was not up within %d s", HELLO_DEADLINE_S);
     else
         conn_free(c);
+}
+
+static void
+conn_resume(struct io_task *t)
+{
+    conn_receive(container_of(t, struct conn, resume));
 }
 
 static struct conn *
@@ -79,6 +89,7 @@ conn_new(struct stream *s, enum link_kind kind)
     c->stream = s;
     c->kind = kind;
     buf_init(&c->out, LINK_CONTROL_QUEUE_MAX);
+    io_task_init(&c->resume, conn_resume);
     io_timer_init(&c->deadline, s->loop, conn_deadline);
     io_timer_set(&c->deadline, HELLO_DEADLINE_S * NSEC_PER_SEC);
     return c;
@@ -115,16 +126,42 @@ conn_put(struct conn *c, const struct frame *f, const uint8_t *body)
 static void
 conn_want(struct conn *c, bool write)
 {
+    io_chan_want(c->ch, (c->parked ? 0u : (unsigned)IO_CHAN_READABLE) |
+                            (write ? (unsigned)IO_CHAN_WRITABLE : 0u));
+}
+
+/* The data connection's transport is full, or takes bytes again. */
+static void
+conn_blocked(struct conn *c, bool blocked)
+{
     uint64_t now = io_mono_ns(c->stream->loop);
 
-    io_chan_want(c->ch, IO_CHAN_READABLE | (write ? IO_CHAN_WRITABLE : 0));
-    if (write && c->blocked_since == 0)
+    if (blocked && c->blocked_since == 0)
         c->blocked_since = now;
-    if (!write && c->blocked_since != 0) {
-        if (c->peer)
-            c->peer->blocked_ns += now - c->blocked_since;
+    if (!blocked && c->blocked_since != 0) {
+        c->peer->blocked_ns += now - c->blocked_since;
         c->blocked_since = 0;
     }
+}
+
+uint64_t
+link_blocked_ns(const struct stream_peer *p)
+{
+    const struct conn *c = p->up ? p->conn[LINK_DATA] : NULL;
+    uint64_t now = io_mono_ns(p->stream->loop);
+
+    return p->blocked_ns +
+           (c && c->blocked_since != 0 ? now - c->blocked_since : 0);
+}
+
+uint32_t
+link_handle(struct stream_peer *p)
+{
+    uint32_t h = p->next_handle++;
+
+    if (p->next_handle == 0)
+        p->next_handle = 1;
+    return h;
 }
 
 static int
@@ -156,15 +193,23 @@ conn_send_hello(struct conn *c, enum frame_type type, bool ok, const char *text)
 static void
 link_down(struct stream_peer *p)
 {
+    uint64_t now = io_mono_ns(p->stream->loop);
     bool was_up = p->up;
     struct list *l, *tmp;
 
+    if (was_up && now - p->up_since_ns > STABLE_S * NSEC_PER_SEC)
+        p->backoff_ns = REDIAL_MIN_MS * NSEC_PER_MSEC;
     p->up = false;
+    p->said_n = 0;
     io_timer_stop(&p->ping);
     io_task_cancel(&p->pump);
     for (unsigned k = 0; k < 2; k++) {
-        conn_free(p->conn[k]);
+        struct conn *c = p->conn[k];
+
+        if (c)
+            conn_blocked(c, false);
         p->conn[k] = NULL;
+        conn_free(c);
     }
     if (was_up) {
         list_for_each_safe (l, tmp, &p->senders)
@@ -208,9 +253,18 @@ link_up(struct stream_peer *p)
     struct list *l, *tmp;
 
     p->up = true;
-    p->backoff_ns = REDIAL_MIN_MS * NSEC_PER_MSEC;
     p->error[0] = 0;
-    p->last_rx_ns = io_mono_ns(p->stream->loop);
+    p->last_rx_ns = p->up_since_ns = io_mono_ns(p->stream->loop);
+    for (unsigned k = 0; k < 2; k++) {
+        struct conn *c = p->conn[k];
+
+        io_timer_stop(&c->deadline);
+        if (!c->parked)
+            continue;
+        c->parked = false;
+        conn_want(c, c->out.len > 0);
+        io_defer(p->stream->loop, &c->resume);
+    }
     io_timer_stop(&p->redial);
     io_timer_set(&p->ping, NSEC_PER_MSEC * 50);
     peer_ids(p, ids);
@@ -287,8 +341,10 @@ data_pump(struct stream_peer *p, struct conn *c)
         }
         if (tx->pos == tx->n) {
             c->tx_busy = false;
+            io_mem_free(tx->buf, tx->buf_size);
+            tx->buf = NULL;
             if (tx->sent)
-                tx->sent(tx->arg, tx->id);
+                tx->sent(tx->owner);
         } else {
             tx->iov[tx->pos].iov_base = (uint8_t *)tx->iov[tx->pos].iov_base + n;
             tx->iov[tx->pos].iov_len -= (size_t)n;
@@ -320,6 +376,7 @@ link_pump(struct io_task *t)
         link_break(p, "data connection: %s", err_errno(rc));
         return;
     }
+    conn_blocked(c, rc == -EAGAIN);
     conn_want(c, rc == -EAGAIN || rc == -EINPROGRESS);
 }
 
@@ -344,7 +401,8 @@ link_ping(struct io_timer *t)
 enum to {
     TO_LINK,
     TO_SOURCE,
-    TO_TARGET
+    TO_TARGET,
+    TO_EITHER /* the link, or with the flag a source */
 };
 
 /* What may come: on which connection, to which end, how long. */
@@ -365,7 +423,7 @@ static const struct message_rule {
     { FRAME_SYNC_AGAIN, LINK_CONTROL, TO_SOURCE, 0, 0, 0 },
     { FRAME_PING, LINK_CONTROL, TO_LINK, 0, 0, 0 },
     { FRAME_PONG, LINK_CONTROL, TO_LINK, 0, 0, 0 },
-    { FRAME_ERROR, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
+    { FRAME_ERROR, LINK_CONTROL, TO_EITHER, 1, MSG_BODY_MAX, MSG_BODY_MAX },
     { FRAME_BYE, LINK_CONTROL, TO_LINK, 1, MSG_BODY_MAX, MSG_BODY_MAX },
     { FRAME_LANE_STATUS, LINK_CONTROL, TO_TARGET, 1, MSG_BODY_MAX, MSG_BODY_MAX },
     { FRAME_LANE_CLOSE, LINK_CONTROL, TO_TARGET, 0, 0, 0 },
@@ -415,6 +473,7 @@ dispatch_target(struct conn *c)
     struct msg_lane_status st;
     struct msg_sync_data sd;
     void *mem = c->mem;
+    size_t mem_size = c->mem_size;
 
     if (f->type == FRAME_LANE_STATUS &&
         msg_lane_status_decode(c->small, c->small_have, &st) < 0)
@@ -428,11 +487,13 @@ dispatch_target(struct conn *c)
     switch (f->type) {
     case FRAME_BATCH:
         c->mem = NULL;
-        receiver_on_batch(r, f, mem, c->mem_len, c->mem_size);
+        c->mem_size = 0;
+        receiver_on_batch(r, f, mem, c->mem_len, mem_size);
         return 0;
     case FRAME_SYNC_DATA:
         c->mem = NULL;
-        receiver_on_sync_data(r, f, &sd, mem, c->mem_size);
+        c->mem_size = 0;
+        receiver_on_sync_data(r, f, &sd, mem, mem_size);
         return 0;
     case FRAME_LANE_STATUS: receiver_on_lane_status(r, &st); return 0;
     case FRAME_CUT_AGE: receiver_on_cut_age(r, f); return 0;
@@ -460,22 +521,56 @@ dispatch_link(struct conn *c)
             return -ENOMEM;
         rc = msg_lane_open_decode(c->small, c->small_have, open);
         if (rc == 0)
-            receiver_on_lane_open(p, f, open);
+            rc = receiver_on_lane_open(p, f, open);
         free(open);
         return rc;
     case FRAME_ERROR:
     case FRAME_BYE:
         if (msg_error_decode(c->small, c->small_have, &e) < 0)
             return -EBADMSG;
-        s = f->flags & FRAME_TO_SOURCE ? sender_by_handle(p, f->lane) : NULL;
-        if (s)
+        s = sender_by_handle(p, f->lane);
+        if (s && (f->flags & FRAME_TO_SOURCE))
             sender_on_error(s, &e);
-        else
+        else if (!(f->flags & FRAME_TO_SOURCE))
             link_break(p, "peer says: %s%s%s", e.code, e.code[0] ? " " : "",
                        e.text);
         return 0;
     default: return -EBADMSG;
     }
+}
+
+/* Say why to an accepted connection, and drop it.  A dialler comes again for
+ * ever: the same reason is logged once. */
+static void
+conn_refuse(struct conn *c, const struct err *err)
+{
+    struct stream *s = c->stream;
+    char text[sizeof s->refused];
+
+    snprintf(text, sizeof text, "%.199s", err->msg);
+    if (strcmp(s->refused, text) != 0)
+        log_err(LOG_WARN, ROOM, "", io_chan_peer_name(c->ch), err);
+    memcpy(s->refused, text, sizeof text);
+    snprintf(text, sizeof text, "%s %.180s", err_code_text(err->code), err->msg);
+    (void)conn_send_hello(c, FRAME_HELLO_ACK, false, text);
+    conn_free(c);
+}
+
+/* Both sides dial at once: one of the two must give way, and both must agree
+ * which.  Ours goes on when our id is the greater, but only once it has reached
+ * the peer: where only one side can be reached, that dial must win.  A link just
+ * made may still meet the HELLO that the peer has given up for it. */
+static bool
+dial_wins(const struct stream_peer *p)
+{
+    uint64_t now = io_mono_ns(p->stream->loop);
+    bool reached = false;
+
+    for (unsigned k = 0; k < 2; k++)
+        reached |= p->conn[k] && p->conn[k]->dialled &&
+                   p->conn[k]->state != CONN_OPENING;
+    return reached && (!p->up || now - p->up_since_ns < NSEC_PER_SEC) &&
+           memcmp(p->stream->cfg.self.u.b, p->cfg.agent.u.b, 16) > 0;
 }
 
 static int
@@ -516,6 +611,9 @@ conn_hello_incoming(struct conn *c, const struct msg_hello *m, struct err *err)
     if (!p)
         return err_set(err, -EACCES, ERR_STR_0003,
                        "replicator is not a peer here: no VPG uses it");
+    if (dial_wins(p))
+        return err_set(err, -EBUSY, ERR_STR_0019,
+                       "this side is dialling, too, and goes first");
     /* A new session replaces the old one: the dialler has given that up. */
     if (p->session != m->session || p->conn[m->kind]) {
         if (p->up || p->conn[LINK_CONTROL] || p->conn[LINK_DATA])
@@ -536,7 +634,6 @@ conn_became_up(struct conn *c)
     struct stream_peer *p = c->peer;
 
     c->state = CONN_UP;
-    io_timer_stop(&c->deadline);
     if (c->kind == LINK_DATA) {
         c->tx = calloc(1, sizeof *c->tx);
         if (!c->tx)
@@ -565,9 +662,7 @@ conn_hello(struct conn *c)
     if (!c->dialled) {
         rc = conn_hello_incoming(c, &m, &err);
         if (rc < 0) {
-            log_err(LOG_WARN, ROOM, "", io_chan_peer_name(c->ch), &err);
-            (void)conn_send_hello(c, FRAME_HELLO_ACK, false, err.msg);
-            conn_free(c);
+            conn_refuse(c, &err);
             return -ECANCELED;
         }
         rc = conn_send_hello(c, FRAME_HELLO_ACK, true, "");
@@ -607,9 +702,22 @@ conn_frame(struct conn *c)
     switch (rule->to) {
     case TO_SOURCE: rc = dispatch_source(c); break;
     case TO_TARGET: rc = dispatch_target(c); break;
-    case TO_LINK: rc = dispatch_link(c); break;
+    case TO_LINK:
+    case TO_EITHER: rc = dispatch_link(c); break;
     }
     return rc;
+}
+
+static bool
+flags_fit(const struct message_rule *rule, uint16_t flags)
+{
+    switch (rule->to) {
+    case TO_SOURCE: return flags == FRAME_TO_SOURCE;
+    case TO_EITHER: return (flags & ~FRAME_TO_SOURCE) == 0;
+    case TO_LINK:
+    case TO_TARGET: break;
+    }
+    return flags == 0;
 }
 
 /* The header is complete: may it come now, and where does its body go? */
@@ -621,18 +729,29 @@ conn_header(struct conn *c)
     uint32_t small;
     int rc = frame_decode(c->hdr, sizeof c->hdr, &c->frame, &version);
 
-    if (rc == -EPROTONOSUPPORT && c->peer)
+    if (rc == -EPROTONOSUPPORT && c->peer) {
         link_break(c->peer, "peer sends frames of version %u, this release %d",
                    version, STREAM_VERSION);
+        return -ECANCELED;
+    }
+    if (rc == -EPROTONOSUPPORT) {
+        struct err err = ERR_INIT;
+
+        err_set(&err, rc, ERR_STR_0001,
+                "peer sends frames of version %u, this release %d", version,
+                STREAM_VERSION);
+        conn_refuse(c, &err);
+        return -ECANCELED;
+    }
     if (rc < 0)
-        return rc == -EPROTONOSUPPORT && c->peer ? -ECANCELED : rc;
+        return rc;
     if (c->state != CONN_UP) {
-        if (c->frame.body_len > MSG_BODY_MAX)
+        if (c->frame.body_len > MSG_BODY_MAX || c->frame.flags != 0)
             return -EBADMSG;
         small = c->frame.body_len;
     } else {
         rule = rule_of(c->frame.type);
-        if (!rule || rule->kind != c->kind ||
+        if (!rule || rule->kind != c->kind || !flags_fit(rule, c->frame.flags) ||
             c->frame.body_len < rule->body_min ||
             c->frame.body_len > rule->body_max)
             return -EBADMSG;
@@ -679,9 +798,17 @@ conn_step(struct conn *c)
     int rc;
 
     if (!c->in_body) {
-        n = conn_fill(c, c->hdr, sizeof c->hdr, &c->hdr_have);
+        n = 0;
+        if (c->hdr_have < sizeof c->hdr)
+            n = conn_fill(c, c->hdr, sizeof c->hdr, &c->hdr_have);
         if (n < 0 || c->hdr_have < sizeof c->hdr)
             return n;
+        /* The peer's link is up when it has both our HELLOs; its first frames
+         * may overtake its answer on the other connection. */
+        if (c->state == CONN_UP && !c->peer->up) {
+            c->parked = true;
+            return -EBUSY;
+        }
         c->hdr_have = 0;
         rc = conn_header(c);
         return rc < 0 ? rc : n;
@@ -715,6 +842,10 @@ conn_receive(struct conn *c)
     }
     if (n == -ECANCELED)
         return;
+    if (n == -EBUSY) { /* link_up() goes on */
+        conn_want(c, c->out.len > 0);
+        return;
+    }
     if (c->peer && moved > 0)
         c->peer->last_rx_ns = io_mono_ns(s->loop);
     if (n >= 0 || n == -EAGAIN)
@@ -760,9 +891,9 @@ conn_event(void *arg, struct io_chan *ch, unsigned events)
         if (c->state == CONN_UP && c->peer->up) {
             io_defer(c->stream->loop, &c->peer->pump);
         } else {
+            /* Another error shows at the next read. */
             rc = conn_flush_queue(c);
-            if (rc == 0 || rc == -EAGAIN)
-                conn_want(c, rc == -EAGAIN);
+            conn_want(c, rc == -EAGAIN);
         }
     }
     if (events & IO_CHAN_READABLE)
@@ -906,7 +1037,8 @@ stream_recheck(struct stream *s)
         struct stream_peer *p = list_entry(l, struct stream_peer, link);
         struct err err = ERR_INIT;
 
-        if (p->up && io_chan_recheck(p->conn[LINK_DATA]->ch, &err) < 0)
+        if (p->up && (io_chan_recheck(p->conn[LINK_CONTROL]->ch, &err) < 0 ||
+                      io_chan_recheck(p->conn[LINK_DATA]->ch, &err) < 0))
             link_break(p, "%s", err.msg);
     }
 }

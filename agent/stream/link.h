@@ -22,6 +22,8 @@ enum {
     LINK_TX_TURN = 4 * 1024 * 1024,       /* bytes written in one event */
     LINK_CONTROL_QUEUE_MAX = 1024 * 1024, /* beyond it the link is broken */
     LINK_HALF_OPEN_MAX = 64,              /* accepted, not yet part of a link */
+    LINK_SAID_MAX = 16,                   /* refusals logged once each */
+    SYNC_WINDOW = 256, /* straight writes beyond the last SYNC_DONE */
 };
 
 /* One frame on its way out on the data connection. */
@@ -29,10 +31,11 @@ struct tx_frame {
     uint8_t head[2 * FRAME_HDR_SIZE + SYNC_DATA_HDR_SIZE];
     struct iovec iov[CAPTURE_BATCH_IOV_MAX + 2];
     unsigned n, pos;
+    struct sender *owner; /* whose memory it borrows */
     /* All bytes are with the transport; may be NULL. */
-    void (*sent)(void *arg, uint64_t id);
-    void *arg;
-    uint64_t id;
+    void (*sent)(struct sender *owner);
+    void *buf; /* of io_mem_alloc(), the frame's own; may be NULL */
+    size_t buf_size;
 };
 
 enum conn_state {
@@ -49,7 +52,10 @@ struct conn {
     enum conn_state state;
     enum link_kind kind;
     bool dialled;
-    struct io_timer deadline;
+    struct io_timer deadline; /* until the link is up */
+    /* A frame came before the other connection was up: it waits for that. */
+    bool parked;
+    struct io_task resume;
     /* receiving */
     uint8_t hdr[FRAME_HDR_SIZE];
     size_t hdr_have;
@@ -63,7 +69,7 @@ struct conn {
     struct buf out;
     struct tx_frame *tx; /* data connection only */
     bool tx_busy;
-    uint64_t blocked_since; /* waiting for WRITABLE; 0: not */
+    uint64_t blocked_since; /* the transport is full; 0: it is not */
 };
 
 struct stream_peer {
@@ -74,8 +80,8 @@ struct stream_peer {
     bool up;
     struct conn *conn[2]; /* by enum link_kind */
     uint64_t session;
-    uint64_t last_rx_ns, rtt_ns;
-    uint64_t blocked_ns; /* sum of waits for WRITABLE, for compression */
+    uint64_t last_rx_ns, rtt_ns, up_since_ns;
+    uint64_t blocked_ns; /* sum of ended waits for the transport */
     uint64_t tx_bytes;
     struct io_timer redial, ping;
     struct io_task pump;
@@ -83,6 +89,9 @@ struct stream_peer {
     char error[300];
     struct list senders, receivers; /* sender.link, receiver.link */
     uint32_t next_handle;
+    /* VPGs of this link whose refusal has been logged. */
+    struct vpg_id said[LINK_SAID_MAX];
+    unsigned said_n;
 };
 
 struct stream {
@@ -92,6 +101,7 @@ struct stream {
     struct list peers, half_open;
     unsigned n_half_open;
     struct conn *receiving; /* whose frame is being handled; NULL once freed */
+    char refused[200];      /* the last refusal that was logged */
 };
 
 /* Queue a control frame with its body; nothing happens when the link is down
@@ -100,6 +110,10 @@ void
 link_control(struct stream_peer *p, const struct frame *f, const uint8_t *body);
 /* A sender may have a frame: look soon. */
 void link_kick(struct stream_peer *p);
+/* How long the data connection has kept us waiting, in all. */
+uint64_t link_blocked_ns(const struct stream_peer *p);
+/* A handle that no frame under way carries. */
+uint32_t link_handle(struct stream_peer *p);
 void link_break(struct stream_peer *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* sender.c, called by link.c */
@@ -120,9 +134,10 @@ struct sender *sender_of_link(struct list *l);
 void receiver_link_up(struct receiver *r);
 void receiver_link_down(struct receiver *r);
 struct receiver *receiver_by_handle(struct stream_peer *p, uint32_t handle);
-/* Admit or refuse a source; answers LANE_STATE itself. */
-void receiver_on_lane_open(struct stream_peer *p, const struct frame *f,
-                           const struct msg_lane_open *m);
+/* Admit or refuse a source; answers LANE_STATE itself.  -EBADMSG: the handle
+ * is that of another open lane. */
+int receiver_on_lane_open(struct stream_peer *p, const struct frame *f,
+                          const struct msg_lane_open *m);
 /* mem is taken over. */
 void receiver_on_batch(struct receiver *r, const struct frame *f, void *mem,
                        size_t size, size_t mem_size);
@@ -156,10 +171,12 @@ enum range_state {
 struct sync_range {
     struct sync *sync;
     enum range_state state;
-    bool drop; /* the sync ended or the link broke while it was being read */
+    bool drop; /* the sync ended while it was being read */
+    bool hole; /* read it whole, as zeros, while it is one */
     uint16_t vol;
     uint64_t off, len;
-    uint64_t id; /* of the last send */
+    uint64_t piece; /* read at most so much at once; smaller after an error */
+    uint64_t id;    /* of the last send */
     struct capture_read rq;
     void *buf; /* SYNC_PIECE bytes while READING or READY */
 };
@@ -167,7 +184,7 @@ struct sync_range {
 struct sync {
     struct io_loop *loop;
     struct capture *capture;
-    bool active, straight, waiting; /* waiting: for wake() */
+    bool active, straight;
     unsigned n_volumes, vi;
     uint16_t vols[80];
     uint64_t sizes[80];
@@ -178,12 +195,13 @@ struct sync {
     size_t ext_n, ext_i;
     bool ext_pending, ext_abandoned;
     struct sync_range range[SYNC_RANGES];
-    unsigned reading, busy; /* ranges: being read; not FREE */
-    uint64_t next_id;
+    unsigned reading, ready, busy; /* ranges: being read; read; not FREE */
+    uint64_t next_id, confirmed;   /* of the lane's opening, over all syncs */
     uint64_t total, done;
-    int error; /* the last read error; retried */
     struct io_timer retry;
-    /* There may be a range to send, or the sync has finished. */
+    struct io_task kick;
+    /* There may be a range to send, or the sync has finished, or no read is
+     * under way any more.  From a task, so never inside a call. */
     void (*wake)(void *arg);
     void *arg;
 };
@@ -197,13 +215,15 @@ void sync_run(struct sync *y);
 /* Everything is in the lane (in-band) or confirmed (straight). */
 bool sync_finished(const struct sync *y);
 void sync_abort(struct sync *y);
-/* No read is under way, so the struct may be freed after an abort. */
+/* No read is under way, so the struct may go after sync_release(). */
 bool sync_idle(const struct sync *y);
-/* straight: a range that has been read, to be sent now; NULL: none. */
-struct sync_range *sync_next(struct sync *y);
-void sync_sent(struct sync *y, uint64_t id);      /* its buffer may go */
+void sync_release(struct sync *y);
+/* straight: a range that has been read, to be sent now; NULL: none.  Its buffer
+ * (SYNC_PIECE bytes; NULL: zeros) is the caller's from here on. */
+struct sync_range *sync_next(struct sync *y, void **out_buf);
 void sync_confirmed(struct sync *y, uint64_t id); /* all up to id */
 void sync_again(struct sync *y, uint64_t id);
-void sync_link_down(struct sync *y); /* unconfirmed ranges: once more */
+/* The lane is opened anew: unconfirmed ranges once more, ids from 1. */
+void sync_reopen(struct sync *y);
 
 #endif

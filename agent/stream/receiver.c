@@ -25,9 +25,9 @@
 #define ROOM "stream"
 
 enum {
-    SYNC_WINDOW = 256, /* straight writes the source may have unconfirmed */
-    CUT_AGES = 16,
+    CUT_AGES = 1024, /* cuts that may be under way to the disk together */
 };
+#define CUT_AGE_MAX_NS (10000ull * 86400 * NSEC_PER_SEC)
 
 enum admit_step {
     ADMIT_NONE,
@@ -63,6 +63,9 @@ struct receiver {
     struct frame open_frame;
     struct msg_lane_open want;
     uint8_t verdict;
+    /* The incarnation that verdict was found for.  It is told again until the
+     * source has sent a batch, which proves that it has heard it. */
+    struct incarnation_id verdict_for;
     bool waiting; /* a durable step is under way */
     uint32_t epoch;
     uint64_t durable, told_durable, told_credit;
@@ -73,7 +76,7 @@ struct receiver {
     uint8_t sync_state[SYNC_WINDOW];
     uint64_t sync_next; /* the id the source must send next */
     bool flushing;
-    uint64_t flush_id;
+    uint64_t flush_id, flush_gen;
     /* RPO */
     struct {
         uint64_t cut_no, age_ns;
@@ -83,12 +86,14 @@ struct receiver {
     bool has_source;
     uint64_t received_bytes, batches, sync_bytes;
     struct err err;
+    bool failing; /* err stopped an open lane, and nothing has arrived since */
     void (*stopped)(void *arg);
     void *stopped_arg;
     char ids[64];
 };
 
 static void admit(struct receiver *r);
+static void sync_drained(struct receiver *r);
 
 struct receiver *
 receiver_of_link(struct list *l)
@@ -126,14 +131,37 @@ receiver_send(struct receiver *r, enum frame_type type, uint64_t id,
     link_control(r->peer, &f, body);
 }
 
+/* The source asks again and again: the same reason is logged once. */
+static void
+receiver_say(struct receiver *r, const char *what, const struct err *err)
+{
+    if (strcmp(r->err.msg, err->msg) != 0)
+        log_err(LOG_WARN, ROOM, r->ids, what, err);
+    r->err = *err;
+}
+
+/* Is this the first refusal of the VPG on this link? */
+static bool
+first_said(struct stream_peer *p, const struct vpg_id *vpg)
+{
+    for (unsigned i = 0; i < p->said_n; i++) {
+        if (uuid_equal(&p->said[i].u, &vpg->u))
+            return false;
+    }
+    if (p->said_n == LINK_SAID_MAX)
+        return false;
+    p->said[p->said_n++] = *vpg;
+    return true;
+}
+
 static void
 receiver_fail(struct receiver *r, const struct err *err)
 {
     struct msg_error m = { .code = "" };
     uint8_t body[MSG_BODY_MAX];
 
-    r->err = *err;
-    log_err(LOG_WARN, ROOM, r->ids, "lane stopped", err);
+    receiver_say(r, "lane stopped", err);
+    r->failing = true;
     snprintf(m.code, sizeof m.code, "%s", err_code_text(err->code));
     snprintf(m.text, sizeof m.text, "%.*s", (int)sizeof m.text - 1, err->msg);
     receiver_send(r, FRAME_ERROR, 0, body, msg_error_encode(&m, body));
@@ -174,8 +202,7 @@ answer(struct stream_peer *p, const struct frame *open, struct receiver *r,
         snprintf(m.text, sizeof m.text, "%.*s", (int)sizeof m.text - 1,
                  err->msg);
         if (r)
-            r->err = *err;
-        log_err(LOG_WARN, ROOM, r ? r->ids : "", "source not admitted", err);
+            receiver_say(r, "source not admitted", err);
     }
     f.body_len = (uint32_t)msg_lane_state_encode(&m, body);
     link_control(p, &f, body);
@@ -247,20 +274,27 @@ check_source(const struct receiver *r, const struct frame *f,
 }
 
 static uint8_t
-choose_verdict(const struct msg_lane_open *m, const struct journal_tail *t)
+choose_verdict(const struct receiver *r, const struct msg_lane_open *m,
+               const struct journal_tail *t)
 {
     bool exact = (m->flags & LANE_OPEN_EXACT) && t->any && !t->in_resync &&
                  uuid_equal(&m->prev_incarnation.u, &t->incarnation.u) &&
                  m->prev_last_batch == t->durable_batch;
 
-    if (t->any && uuid_equal(&m->incarnation.u, &t->incarnation.u))
-        return VERDICT_RESUME;
+    if (t->any && uuid_equal(&m->incarnation.u, &t->incarnation.u)) {
+        if (t->durable_batch > 0)
+            return VERDICT_RESUME;
+        if (uuid_equal(&m->incarnation.u, &r->verdict_for.u))
+            return r->verdict;
+        /* Recorded before a restart here, and what was found then is not known
+         * any more: exact stays false. */
+    }
     if (!t->offered_any || (m->flags & LANE_OPEN_OVERWRITE))
         return exact ? VERDICT_RESUME : VERDICT_FULL;
     return exact ? VERDICT_RESUME : VERDICT_VERIFY;
 }
 
-void
+int
 receiver_on_lane_open(struct stream_peer *p, const struct frame *f,
                       const struct msg_lane_open *m)
 {
@@ -275,12 +309,20 @@ receiver_on_lane_open(struct stream_peer *p, const struct frame *f,
 
         if (uuid_equal(&q->cfg.vpg.u, &m->vpg.u) && q->cfg.lane == m->lane)
             r = q;
+        else if (q->open && q->handle == f->lane)
+            return -EBADMSG;
     }
-    if (!r || r->stopped) {
+    if (!r) {
+        char ids[64], id[UUID_TEXT_SIZE];
+
         err_set(&err, -ENOENT, ERR_STR_0004,
                 "this site does not know the VPG, or is still opening it");
+        uuid_format(&m->vpg.u, id);
+        snprintf(ids, sizeof ids, "vpg=%s", id);
+        if (first_said(p, &m->vpg))
+            log_err(LOG_WARN, ROOM, ids, "source not admitted", &err);
         answer(p, f, NULL, VERDICT_HOLD, &err);
-        return;
+        return 0;
     }
     r->open = false;
     r->gen++;
@@ -288,15 +330,17 @@ receiver_on_lane_open(struct stream_peer *p, const struct frame *f,
     if (verdict != 0) {
         r->step = ADMIT_NONE;
         answer(p, f, r, verdict, &err);
-        return;
+        return 0;
     }
     journal_tail(r->cfg.journal, &t);
-    r->verdict = choose_verdict(m, &t);
+    r->verdict = choose_verdict(r, m, &t);
+    r->verdict_for = m->incarnation;
     r->open_frame = *f;
     r->want = *m;
     r->step = ADMIT_DRAIN;
     if (!r->waiting)
         admit(r);
+    return 0;
 }
 
 static void
@@ -307,13 +351,7 @@ admit_stepped(void *arg, int res)
 
     r->waiting = false;
     if (r->stopped) {
-        if (r->sync_inflight == 0 && !r->flushing) {
-            void (*stopped)(void *) = r->stopped;
-            void *a = r->stopped_arg;
-
-            free(r);
-            stopped(a);
-        }
+        sync_drained(r);
         return;
     }
     if (r->step == ADMIT_NONE)
@@ -372,9 +410,19 @@ admit(struct receiver *r)
     r->handle = r->open_frame.lane;
     r->epoch = r->open_frame.epoch;
     r->open = true;
-    r->err = (struct err)ERR_INIT;
+    if (!r->failing)
+        r->err = (struct err)ERR_INIT;
     r->sync_base = r->sync_next = 1;
     answer(r->peer, &r->open_frame, r, r->verdict, NULL);
+}
+
+/* It works again, not only opens: forget the last complaint. */
+static void
+receiver_progress(struct receiver *r)
+{
+    if (r->failing)
+        r->err = (struct err)ERR_INIT;
+    r->failing = false;
 }
 
 /* --- batches ------------------------------------------------------------ */
@@ -388,6 +436,7 @@ receiver_tell(struct io_task *task)
     if (!r->open)
         return;
     if (r->durable > r->told_durable) {
+        receiver_progress(r);
         r->told_durable = r->durable;
         receiver_send(r, FRAME_DURABLE, r->durable, NULL, 0);
     }
@@ -414,7 +463,8 @@ receiver_durable(struct receiver *r, uint64_t batch_no)
 void
 receiver_credit(struct receiver *r)
 {
-    io_defer(r->loop, &r->tell);
+    if (r->open)
+        io_defer(r->loop, &r->tell);
 }
 
 /* Does a data frame belong to the source that was admitted? */
@@ -422,11 +472,14 @@ static bool
 frame_fits(struct receiver *r, const struct frame *f)
 {
     struct err err = ERR_INIT;
+    struct journal_tail t;
 
-    if (f->epoch != r->epoch) {
+    journal_tail(r->cfg.journal, &t);
+    if (f->epoch != r->epoch || f->epoch < t.fencing_epoch) {
         err_set(&err, -EACCES, ERR_STR_0006,
-                "frame carries epoch %u, the lane was opened with %u", f->epoch,
-                r->epoch);
+                "frame carries epoch %u, the lane was opened with %u and this "
+                "site knows %u",
+                f->epoch, r->epoch, t.fencing_epoch);
         receiver_fail(r, &err);
         return false;
     }
@@ -437,7 +490,7 @@ void
 receiver_on_batch(struct receiver *r, const struct frame *f, void *mem,
                   size_t size, size_t mem_size)
 {
-    struct err err = ERR_INIT;
+    struct err err = ERR_INIT, why = ERR_INIT;
     int rc;
 
     if (!frame_fits(r, f)) {
@@ -446,12 +499,12 @@ receiver_on_batch(struct receiver *r, const struct frame *f, void *mem,
     }
     r->received_bytes += size;
     r->batches++;
-    rc = journal_append(r->cfg.journal, mem, size, mem_size, &err);
+    rc = journal_append(r->cfg.journal, mem, size, mem_size, &why);
     if (rc == 0 || rc == -ESTALE)
         return;
-    if (err.num == 0)
-        err_set(&err, rc, ERR_STR_0009, "batch %llu not taken: %s",
-                (unsigned long long)f->id, err_errno(rc));
+    err_set(&err, rc, ERR_STR_0009, "batch %llu not taken: %s %s",
+            (unsigned long long)f->id, why.num ? err_code_text(why.code) : "",
+            why.num ? why.msg : err_errno(rc));
     receiver_fail(r, &err);
 }
 
@@ -486,7 +539,8 @@ sync_flushed(void *arg, int res)
         err_set(&err, res, ERR_STR_0010, "replica could not be synced: %s",
                 err_errno(res));
         receiver_fail(r, &err);
-    } else if (r->open && r->flush_id >= r->sync_base) {
+    } else if (r->open && r->gen == r->flush_gen) {
+        receiver_progress(r);
         receiver_send(r, FRAME_SYNC_DONE, r->flush_id, NULL, 0);
         r->sync_base = r->flush_id + 1;
     }
@@ -508,6 +562,7 @@ sync_flush(struct receiver *r)
         return;
     r->flushing = true;
     r->flush_id = id - 1;
+    r->flush_gen = r->gen;
     journal_sync_flush(r->cfg.journal, sync_flushed, r);
 }
 
@@ -542,6 +597,12 @@ static int
 sync_check(const struct receiver *r, const struct frame *f,
            const struct msg_sync_data *m, struct err *err)
 {
+    struct journal_tail t;
+
+    journal_tail(r->cfg.journal, &t);
+    if (t.offered_any) /* I21: they would change what the points show */
+        return err_set(err, -EPROTO, ERR_STR_0011,
+                       "straight write while checkpoints are offered here");
     for (unsigned k = 0; k < r->cfg.n_volumes; k++) {
         if (r->cfg.volumes[k].vol != m->vol)
             continue;
@@ -640,8 +701,14 @@ receiver_on_lane_status(struct receiver *r, const struct msg_lane_status *m)
 void
 receiver_on_cut_age(struct receiver *r, const struct frame *f)
 {
+    unsigned last = (r->age_i + CUT_AGES - 1) % CUT_AGES;
+
+    /* Cut numbers rise; what comes again after a reconnect is known.  An age of
+     * years is a lie and would only upset the sums. */
+    if (f->id <= r->age[last].cut_no)
+        return;
     r->age[r->age_i].cut_no = f->id;
-    r->age[r->age_i].age_ns = f->term;
+    r->age[r->age_i].age_ns = MIN(f->term, CUT_AGE_MAX_NS);
     r->age_i = (r->age_i + 1) % CUT_AGES;
 }
 
@@ -691,20 +758,36 @@ void
 receiver_stop(struct receiver *r, void (*stopped)(void *arg), void *arg)
 {
     struct stream_peer *p = r->peer;
+    struct err err = ERR_INIT;
 
-    if (r->open) {
-        struct err err = ERR_INIT;
-
-        err_set(&err, -ESHUTDOWN, ERR_STR_0012, "the target is closing");
+    err_set(&err, -ESHUTDOWN, ERR_STR_0012, "the target is closing");
+    if (r->open)
         receiver_fail(r, &err);
-    }
+    else if (r->step != ADMIT_NONE)
+        answer(p, &r->open_frame, r, VERDICT_HOLD, &err);
+    r->open = false;
+    r->gen++;
     r->stopped = stopped;
     r->stopped_arg = arg;
     r->step = ADMIT_NONE;
     io_task_cancel(&r->tell);
     list_del(&r->link);
-    sync_drained(r);
     stream_peer_put(p);
+    sync_drained(r); /* the last: it frees r, and the caller perhaps all */
+}
+
+/* The age that a cut had when it was handed to the link.  Of one older than all
+ * that are kept at least that of the oldest of these. */
+static uint64_t
+age_of(const struct receiver *r, uint64_t cut_no)
+{
+    for (unsigned i = 0; i < CUT_AGES; i++) {
+        unsigned k = (r->age_i + i) % CUT_AGES; /* from the oldest */
+
+        if (r->age[k].cut_no != 0 && r->age[k].cut_no >= cut_no)
+            return r->age[k].age_ns;
+    }
+    return 0;
 }
 
 void
@@ -732,9 +815,5 @@ receiver_status(const struct receiver *r, struct receiver_status *out)
     /* Its age here, and what it had already when it was handed to the link: no
      * two clocks are subtracted (datapath.md 2.2, RPO). */
     out->has_rpo = true;
-    out->rpo_ns = pt.age_ns;
-    for (unsigned i = 0; i < CUT_AGES; i++) {
-        if (r->age[i].cut_no == pt.cut_no)
-            out->rpo_ns += r->age[i].age_ns;
-    }
+    out->rpo_ns = pt.age_ns + age_of(r, pt.cut_no);
 }

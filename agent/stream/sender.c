@@ -25,7 +25,9 @@ enum {
     CUT_RESERVE = 1024,
     CUTS_KEPT = 128,      /* cuts whose durability is still to be learned */
     BATCHES_SENT = 4096,  /* batches in flight to the target */
-    OPEN_RETRY_MS = 1000, /* after HOLD or REFUSED */
+    OPEN_RETRY_MS = 1000, /* after HOLD, REFUSED or ERROR */
+    OPEN_RETRY_MAX_MS = 30000, /* while nothing becomes durable in between */
+    OPEN_ANSWER_MS = 15000,    /* without LANE_STATE: ask again */
     STATUS_MS = 1000,
     DRAIN_POLL_MS = 20,
 };
@@ -43,6 +45,8 @@ struct sender {
     struct capture *capture;
     uint32_t handle;
     bool open, refused, stopping;
+    bool proven; /* the target has said what it holds, since the start */
+    uint64_t open_backoff_ms;
     struct err err;
     struct io_timer open_retry, restart, status, linger, cut;
     /* what has been sent */
@@ -52,6 +56,8 @@ struct sender {
     } sent[BATCHES_SENT];
     unsigned sent_head, sent_n;
     uint64_t inflight, credit, durable_seen;
+    uint64_t tx_batch;     /* half way out: its memory must stay; 0: none */
+    uint64_t durable_told; /* what the target has said */
     bool sync_turn;
     /* sync */
     bool need, overwrite;
@@ -115,15 +121,18 @@ static void
 store_run(struct io_work *w)
 {
     struct sender *s = container_of(w, struct sender, store);
+    bool failed = s->store_res < 0; /* and said so */
     struct err err = ERR_INIT;
 
     s->store_res =
         lane_super_store(s->loop, s->cfg.super_path, &s->stored, &err);
-    if (s->store_res < 0)
+    if (s->store_res < 0 && !failed)
         log_err(LOG_ERROR, ROOM, s->ids, "storing lane.super", &err);
 }
 
 static void sender_finish_stop(struct sender *s);
+static void sender_tx_ended(struct sender *s);
+static void sender_auto_cut(struct sender *s);
 static void store_super(struct sender *s);
 
 static void
@@ -163,6 +172,17 @@ sender_super(const struct sender *s)
 
 /* --- opening the lane --------------------------------------------------- */
 
+/* Nothing goes out before the next LANE_STATE. */
+static void
+sender_close_lane(struct sender *s)
+{
+    s->open = false;
+    s->held = NULL;
+    sync_reopen(&s->sync);
+}
+
+/* With a new handle: what is still under way of the opening before, in either
+ * direction, then belongs to no lane and is dropped. */
 static void
 sender_open_lane(struct sender *s)
 {
@@ -172,12 +192,13 @@ sender_open_lane(struct sender *s)
     uint8_t body[MSG_BODY_MAX];
     struct frame f = {
         .type = FRAME_LANE_OPEN,
-        .lane = s->handle,
         .term = lane_term(s),
         .epoch = su->fencing_epoch,
     };
 
-    s->open = false;
+    sender_close_lane(s);
+    s->handle = f.lane = link_handle(s->peer);
+    io_timer_set(&s->open_retry, OPEN_ANSWER_MS * NSEC_PER_MSEC);
     m = calloc(1, sizeof *m);
     if (!m) {
         io_timer_set(&s->open_retry, OPEN_RETRY_MS * NSEC_PER_MSEC);
@@ -226,10 +247,9 @@ sender_link_up(struct sender *s)
 void
 sender_link_down(struct sender *s)
 {
-    s->open = false;
-    s->held = NULL;
+    sender_close_lane(s);
     io_timer_stop(&s->open_retry);
-    sync_link_down(&s->sync);
+    sender_tx_ended(s);
 }
 
 static void
@@ -242,15 +262,66 @@ sender_restart(struct io_timer *t)
 
 /* Say what keeps the lane closed; once for each change of the reason. */
 static void
-sender_closed(struct sender *s, const struct err *err)
+sender_closed(struct sender *s, const struct err *err, uint64_t retry_ms)
 {
-    s->open = false;
-    s->held = NULL;
-    sync_link_down(&s->sync);
+    sender_close_lane(s);
     if (strcmp(s->err.msg, err->msg) != 0)
         log_err(LOG_WARN, ROOM, s->ids, "lane closed", err);
     s->err = *err;
-    io_timer_set(&s->open_retry, OPEN_RETRY_MS * NSEC_PER_MSEC);
+    io_timer_set(&s->open_retry, retry_ms * NSEC_PER_MSEC);
+}
+
+/* The lane as it is cannot go on: a new incarnation is needed. */
+static void
+sender_start_anew(struct sender *s, const struct err *err)
+{
+    sender_close_lane(s);
+    io_timer_stop(&s->open_retry);
+    log_err(LOG_ERROR, ROOM, s->ids, "lane starts anew", err);
+    s->err = *err;
+    io_timer_set(&s->restart, 0);
+}
+
+/* --- what is durable at the target -------------------------------------- */
+
+/* Batches that the target has may go, but for one that is still being written
+ * to the link: after a reconnect the target may say that it has it while it is
+ * being sent again. */
+static int
+sender_settle(struct sender *s)
+{
+    uint64_t upto = s->durable_told;
+    struct capture_stats st;
+
+    if (s->tx_batch != 0)
+        upto = MIN(upto, s->tx_batch - 1);
+    if (s->held && s->held->batch_no <= upto)
+        s->held = NULL;
+    if (capture_durable(s->capture, upto) < 0)
+        return -EPROTO;
+    s->durable_seen = MAX(s->durable_seen, upto);
+    while (s->sent_n > 0 && s->sent[s->sent_head].batch_no <= upto) {
+        s->inflight -= s->sent[s->sent_head].size;
+        s->sent_head = (s->sent_head + 1) % BATCHES_SENT;
+        s->sent_n--;
+    }
+    capture_stats(s->capture, &st);
+    while (s->cut_n > 0 && s->cuts[s->cut_head].seq <= st.durable_seq) {
+        s->durable_cut = s->cuts[s->cut_head].cut_no;
+        s->durable_wall_ns = s->cuts[s->cut_head].wall_ns;
+        s->cut_head = (s->cut_head + 1) % CUTS_KEPT;
+        s->cut_n--;
+    }
+    return 0;
+}
+
+/* No frame of ours is half way out any more. */
+static void
+sender_tx_ended(struct sender *s)
+{
+    s->tx_batch = 0;
+    if (s->durable_told > s->durable_seen)
+        (void)sender_settle(s);
 }
 
 static void
@@ -279,30 +350,28 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
                      const struct msg_lane_state *m)
 {
     struct err err = ERR_INIT;
-    char ids[64];
+    bool first;
     int rc;
 
     UNUSED(f);
+    io_timer_stop(&s->open_retry);
     if (m->verdict == VERDICT_HOLD || m->verdict == VERDICT_SPLIT_BRAIN ||
         m->verdict == VERDICT_FENCED || m->verdict == VERDICT_REFUSED ||
         m->verdict == VERDICT_DELTA) {
         s->refused = m->verdict != VERDICT_HOLD;
         err_set(&err, -EACCES, verdict_code(m->verdict), "%s%s%s", m->code,
                 m->code[0] ? " " : "", m->text);
-        sender_closed(s, &err);
+        sender_closed(s, &err, OPEN_RETRY_MS);
         return;
     }
     rc = capture_rewind(s->capture, m->durable_batch, m->digest);
     if (rc == -ESTALE) {
-        snprintf(ids, sizeof ids, "%s", s->ids);
         err_set(&err, rc, ERR_STR_0013,
                 "the target holds batches up to %llu only, less than it had "
                 "acknowledged (%llu): it has lost data; the lane starts anew",
                 (unsigned long long)m->durable_batch,
-                (unsigned long long)s->durable_seen);
-        log_err(LOG_ERROR, ROOM, ids, "lane", &err);
-        s->err = err;
-        io_timer_set(&s->restart, 0);
+                (unsigned long long)s->durable_told);
+        sender_start_anew(s, &err);
         return;
     }
     if (rc < 0) {
@@ -310,30 +379,44 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
                 "the target's chain at batch %llu is not ours: %s",
                 (unsigned long long)m->durable_batch, err_errno(rc));
         s->refused = true;
-        sender_closed(s, &err);
+        sender_closed(s, &err, OPEN_RETRY_MS);
         return;
     }
-    (void)capture_durable(s->capture, m->durable_batch);
-    s->durable_seen = m->durable_batch;
+    s->durable_told = MAX(s->durable_told, m->durable_batch);
+    (void)sender_settle(s); /* capture_rewind() knows the number */
     s->sent_n = 0;
     s->inflight = 0;
     s->held = NULL;
     s->credit = m->credit;
-    s->open = true;
+    first = !s->proven;
+    s->open = s->proven = true;
     s->refused = false;
-    s->err = (struct err)ERR_INIT;
+    if (s->err.code != ERR_STR_0015) /* that one only progress takes back */
+        s->err = (struct err)ERR_INIT;
     if (m->verdict == VERDICT_FULL) {
+        /* Also in the middle of an initial sync: the target has lost it. */
         s->cfg.super.synced = false;
-        if (!s->sync.active || !s->sync.straight) {
-            sync_abort(&s->sync);
-            sender_need(s, RESYNC_INITIAL);
-        }
-    } else if (m->verdict == VERDICT_VERIFY && !s->need) {
-        sender_need(s, RESYNC_UNCLEAN);
+        sync_abort(&s->sync);
+        sender_need(s, RESYNC_INITIAL);
+    } else if (m->verdict == VERDICT_VERIFY) {
+        /* It offers points, so straight writes are out of the question. */
+        s->cfg.super.synced = true;
+        if (!s->need || s->reason == RESYNC_INITIAL)
+            sender_need(s, RESYNC_UNCLEAN);
     }
     log_line(LOG_INFO, ROOM, s->ids, "lane open, verdict %u, from batch %llu",
              m->verdict, (unsigned long long)m->durable_batch + 1);
+    if (first)
+        sender_auto_cut(s);
     sender_wake(s);
+}
+
+/* It works again, not only opens: forget the last complaint. */
+static void
+sender_progress(struct sender *s)
+{
+    s->open_backoff_ms = OPEN_RETRY_MS;
+    s->err = (struct err)ERR_INIT;
 }
 
 void
@@ -344,7 +427,9 @@ sender_on_error(struct sender *s, const struct msg_error *m)
     err_set(&err, -EREMOTEIO, ERR_STR_0015,
             "the target stopped the lane: %s%s%s", m->code,
             m->code[0] ? " " : "", m->text);
-    sender_closed(s, &err);
+    sender_closed(s, &err, s->open_backoff_ms);
+    s->open_backoff_ms =
+        MIN(s->open_backoff_ms * 2, (uint64_t)OPEN_RETRY_MAX_MS);
 }
 
 /* --- syncs -------------------------------------------------------------- */
@@ -372,17 +457,18 @@ sync_begin_window(struct sender *s)
     sync_begin(&s->sync, straight, vols, s->cfg.volume_sizes, su->n_volumes);
 }
 
-static void sender_auto_cut(struct sender *s);
-
 static void
 sync_end_window(struct sender *s)
 {
-    sync_abort(&s->sync);
     if (capture_resync_end(s->capture) < 0) {
+        if (capture_state(s->capture) == CAPTURE_EXACT)
+            return; /* no room: wake() comes when there is some */
         log_line(LOG_WARN, ROOM, s->ids,
                  "the sync must be repeated: writes were lost meanwhile");
+        sync_abort(&s->sync);
         return; /* need stands: sender_wake() begins another */
     }
+    sync_abort(&s->sync);
     s->need = false;
     s->overwrite = false;
     s->cfg.super.synced = true;
@@ -437,6 +523,7 @@ sender_on_sync_done(struct sender *s, const struct frame *f)
     if (!s->open)
         return;
     sync_confirmed(&s->sync, f->id);
+    sender_progress(s);
     sender_wake(s);
 }
 
@@ -452,6 +539,10 @@ sender_on_sync_again(struct sender *s, const struct frame *f)
 void
 sender_force_sync(struct sender *s, bool overwrite)
 {
+    if (s->err.code == ERR_STR_0014) { /* only another incarnation helps */
+        io_timer_set(&s->restart, 0);
+        return;
+    }
     sync_abort(&s->sync);
     s->overwrite = overwrite;
     sender_need(s, RESYNC_FORCED);
@@ -463,10 +554,12 @@ sender_force_sync(struct sender *s, bool overwrite)
 /* --- sending ------------------------------------------------------------ */
 
 static void
-tx_begin(struct tx_frame *tx)
+tx_begin(struct sender *s, struct tx_frame *tx)
 {
     tx->n = tx->pos = 0;
+    tx->owner = s;
     tx->sent = NULL;
+    tx->buf = NULL;
     tx->iov[0] = (struct iovec){ .iov_base = tx->head };
     tx->n = 1;
 }
@@ -507,7 +600,9 @@ fill_batch(struct sender *s, struct tx_frame *tx)
     if (b->size > s->credit || s->inflight > s->credit - b->size)
         return false; /* CREDIT or DURABLE comes back here */
     s->held = NULL;
-    tx_begin(tx);
+    tx_begin(s, tx);
+    tx->sent = sender_tx_ended;
+    s->tx_batch = b->batch_no;
     if (b->newest_cut_no != 0)
         tx_header(s, tx,
                   (struct frame){ .type = FRAME_CUT_AGE,
@@ -528,19 +623,11 @@ fill_batch(struct sender *s, struct tx_frame *tx)
     return true;
 }
 
-static void
-sync_frame_sent(void *arg, uint64_t id)
-{
-    struct sender *s = arg;
-
-    sync_sent(&s->sync, id);
-    sync_run(&s->sync);
-}
-
 static bool
 fill_sync(struct sender *s, struct tx_frame *tx)
 {
-    struct sync_range *r = sync_next(&s->sync);
+    void *buf = NULL;
+    struct sync_range *r = sync_next(&s->sync, &buf);
     struct msg_sync_data m;
 
     if (!r)
@@ -555,7 +642,7 @@ fill_sync(struct sender *s, struct tx_frame *tx)
         .crc = r->rq.zero ? 0 : r->rq.crc,
         .stored_len = r->rq.zero ? 0 : (uint32_t)r->rq.len,
     };
-    tx_begin(tx);
+    tx_begin(s, tx);
     tx_header(s, tx,
               (struct frame){ .type = FRAME_SYNC_DATA,
                               .body_len = SYNC_DATA_HDR_SIZE + m.stored_len,
@@ -565,10 +652,11 @@ fill_sync(struct sender *s, struct tx_frame *tx)
     tx->iov[0].iov_len += SYNC_DATA_HDR_SIZE;
     if (m.stored_len > 0)
         tx->iov[tx->n++] =
-            (struct iovec){ .iov_base = r->buf, .iov_len = m.stored_len };
-    tx->sent = sync_frame_sent;
-    tx->arg = s;
-    tx->id = r->id;
+            (struct iovec){ .iov_base = buf, .iov_len = m.stored_len };
+    tx->buf = buf;
+    tx->buf_size = SYNC_PIECE;
+    /* The next reads: a place for a buffer has become free. */
+    sync_run(&s->sync);
     return true;
 }
 
@@ -596,28 +684,19 @@ sender_on_durable(struct sender *s, const struct frame *f)
     struct capture_stats st;
     struct err err = ERR_INIT;
 
-    if (!s->open || f->id <= s->durable_seen)
+    if (!s->open || f->id <= s->durable_told)
         return;
-    if (capture_durable(s->capture, f->id) < 0) {
+    capture_stats(s->capture, &st);
+    if (f->id > st.last_batch) {
         err_set(&err, -EPROTO, ERR_STR_0014,
                 "the target says batch %llu is durable, which was never sent",
                 (unsigned long long)f->id);
-        sender_closed(s, &err);
+        sender_closed(s, &err, OPEN_RETRY_MS);
         return;
     }
-    s->durable_seen = f->id;
-    while (s->sent_n > 0 && s->sent[s->sent_head].batch_no <= f->id) {
-        s->inflight -= s->sent[s->sent_head].size;
-        s->sent_head = (s->sent_head + 1) % BATCHES_SENT;
-        s->sent_n--;
-    }
-    capture_stats(s->capture, &st);
-    while (s->cut_n > 0 && s->cuts[s->cut_head].seq <= st.durable_seq) {
-        s->durable_cut = s->cuts[s->cut_head].cut_no;
-        s->durable_wall_ns = s->cuts[s->cut_head].wall_ns;
-        s->cut_head = (s->cut_head + 1) % CUTS_KEPT;
-        s->cut_n--;
-    }
+    s->durable_told = f->id;
+    (void)sender_settle(s);
+    sender_progress(s);
     sender_wake(s);
 }
 
@@ -645,15 +724,22 @@ sender_cut(struct sender *s, enum cut_kind kind, uint8_t consistency,
     unsigned i;
     int rc;
 
+    if (!s->proven)
+        return err_set(err, -EAGAIN, ERR_STR_0016,
+                       "no checkpoint before the other site has been reached "
+                       "once: what it holds must be known first");
     if (s->need || s->stopping)
         return err_set(err, -EAGAIN, ERR_STR_0016,
                        "no checkpoint while the volumes are being synced: "
                        "%llu of %llu bytes done",
                        (unsigned long long)s->sync.done,
                        (unsigned long long)s->sync.total);
-    if (s->next_cut >= s->reserved)
+    if (s->next_cut >= s->reserved) {
+        if (!s->storing)
+            store_super(s);
         return err_set(err, -EAGAIN, ERR_STR_0017,
                        "checkpoint numbers are not stored yet");
+    }
     if (tag) {
         cc.tag_len = (uint16_t)strnlen(tag, BATCH_TAG_MAX + 1);
         if (cc.tag_len > BATCH_TAG_MAX)
@@ -713,12 +799,13 @@ sender_set_interval(struct sender *s, uint64_t cut_interval_ns)
 static void
 choose_codec(struct sender *s, uint64_t lag_ns)
 {
-    uint64_t blocked = s->peer->blocked_ns - s->last_blocked_ns;
+    uint64_t blocked_ns = link_blocked_ns(s->peer);
+    uint64_t blocked = blocked_ns - s->last_blocked_ns;
     uint64_t sent = s->peer->tx_bytes - s->last_tx_bytes;
     bool bottleneck = blocked > STATUS_MS * NSEC_PER_MSEC / 2 &&
                       sent < COMPRESS_BELOW_BPS && lag_ns > COMPRESS_LAG_NS;
 
-    s->last_blocked_ns = s->peer->blocked_ns;
+    s->last_blocked_ns = blocked_ns;
     s->last_tx_bytes = s->peer->tx_bytes;
     switch (s->cfg.compression) {
     case COMPRESS_OFF: s->codec = CHUNK_STORED; return;
@@ -769,9 +856,11 @@ sender_status_timer(struct io_timer *t)
         .sync_done = st.sync_done,
     };
     if (st.syncing && st.sync_total > 0)
-        m.progress = (uint8_t)(st.sync_done / (st.sync_total / 100 + 1));
+        m.progress =
+            (uint8_t)MIN(st.sync_done / (st.sync_total / 100 + 1), 100u);
     f.body_len = (uint32_t)msg_lane_status_encode(&m, body);
     link_control(s->peer, &f, body);
+    sender_wake(s); /* a wake that was missed costs a second, not for ever */
 }
 
 void
@@ -829,7 +918,7 @@ sender_start(const struct sender_config *cfg, struct sender **out,
     uuid_format(&su->vpg.u, id);
     snprintf(s->ids, sizeof s->ids, "vpg=%s", id);
     s->peer->refs++;
-    s->handle = s->peer->next_handle++;
+    s->open_backoff_ms = OPEN_RETRY_MS;
     s->next_cut = MAX(su->next_cut_no, (uint64_t)1);
     s->store = (struct io_work){ .run = store_run, .done = store_done };
     io_timer_init(&s->open_retry, s->loop, sender_open_retry);
@@ -891,6 +980,7 @@ sender_finish_stop(struct sender *s)
 
     if (s->storing || !sync_idle(&s->sync))
         return;
+    sync_release(&s->sync);
     free(s);
     stopped(arg);
 }
@@ -904,7 +994,7 @@ sender_stop(struct sender *s, void (*stopped)(void *arg), void *arg)
         .epoch = s->cfg.super.fencing_epoch,
     };
     struct stream_peer *p = s->peer;
-    struct conn *data = p->conn[LINK_DATA];
+    const struct conn *data;
 
     s->stopping = true;
     s->stopped = stopped;
@@ -918,11 +1008,12 @@ sender_stop(struct sender *s, void (*stopped)(void *arg), void *arg)
     if (s->open)
         link_control(p, &f, NULL);
     list_del(&s->link);
-    /* A frame of ours that is half way out borrows memory that goes now. */
-    if (p->up && data && data->tx_busy)
-        link_break(p, "a lane was stopped in the middle of a frame");
     s->open = false;
     sync_abort(&s->sync);
-    sender_finish_stop(s);
+    /* A frame of ours that is half way out borrows memory that goes now. */
+    data = p->conn[LINK_DATA];
+    if (p->up && data->tx_busy && data->tx->owner == s)
+        link_break(p, "a lane was stopped in the middle of a frame");
     stream_peer_put(p);
+    sender_finish_stop(s); /* the last: it frees s, and the caller perhaps all */
 }

@@ -9,6 +9,10 @@
  * (no data) until the target says it is durable; after a link cut or a
  * SYNC_AGAIN it is simply read again.  Nothing is remembered across restarts:
  * an unclean start syncs whole.
+ *
+ * Ids of straight writes go on over all syncs of one opening of the lane, so
+ * that a late SYNC_DONE for a sync that was given up confirms nothing of the
+ * next one.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +22,11 @@
 
 enum {
     SYNC_BUFFERS = 16, /* straight ranges that hold a buffer */
-    SYNC_RETRY_S = 5,  /* after a read error of the backing device */
+    SYNC_RETRY_S = 5,  /* after an error that is not the range's own */
+    SYNC_ROOM_MS = 10, /* after a read that found no room when it was done */
+    SYNC_PIECE_MIN = 4096,
+    SYNC_PIECE_SHRINK = 8, /* an unreadable piece is tried in parts */
+    SYNC_TURN = 64,        /* reads begun before the loop does other work */
 };
 #define SYNC_EXTENT_WINDOW (4 * GIB)
 
@@ -26,11 +34,23 @@ static void sync_read_done(struct capture_read *rq, int res);
 static void sync_extents_done(struct blkdev_req *rq, int res);
 
 static void
-sync_retry(struct io_timer *t)
+sync_kick(struct sync *y)
 {
-    struct sync *y = container_of(t, struct sync, retry);
+    io_defer(y->loop, &y->kick);
+}
+
+static void
+sync_kicked(struct io_task *t)
+{
+    struct sync *y = container_of(t, struct sync, kick);
 
     y->wake(y->arg);
+}
+
+static void
+sync_retry(struct io_timer *t)
+{
+    sync_kick(container_of(t, struct sync, retry));
 }
 
 void
@@ -49,6 +69,7 @@ sync_init(struct sync *y, struct io_loop *loop, struct capture *capture,
         y->range[i].rq.done = sync_read_done;
     }
     io_timer_init(&y->retry, loop, sync_retry);
+    io_task_init(&y->kick, sync_kicked);
 }
 
 void
@@ -57,14 +78,11 @@ sync_begin(struct sync *y, bool straight, const uint16_t *vols,
 {
     y->active = true;
     y->straight = straight;
-    y->waiting = false;
     y->n_volumes = n;
     y->vi = 0;
     y->cursor = 0;
     y->ext_n = y->ext_i = 0;
     y->total = y->done = 0;
-    y->error = 0;
-    y->next_id = 1;
     for (unsigned i = 0; i < n; i++) {
         y->vols[i] = vols[i];
         y->sizes[i] = sizes[i];
@@ -75,18 +93,25 @@ sync_begin(struct sync *y, bool straight, const uint16_t *vols,
 static void
 range_free_buf(struct sync_range *r)
 {
-    if (r->buf)
-        io_mem_free(r->buf, SYNC_PIECE);
+    io_mem_free(r->buf, SYNC_PIECE);
     r->buf = NULL;
 }
 
+/* The counts of states are kept here and nowhere else. */
 static void
-range_release(struct sync_range *r)
+range_set(struct sync_range *r, enum range_state state)
 {
-    range_free_buf(r);
-    r->state = RANGE_FREE;
-    r->drop = false;
-    r->sync->busy--;
+    struct sync *y = r->sync;
+
+    y->reading -= r->state == RANGE_READING;
+    y->ready -= r->state == RANGE_READY;
+    y->busy -= r->state != RANGE_FREE;
+    r->state = state;
+    y->reading += state == RANGE_READING;
+    y->ready += state == RANGE_READY;
+    y->busy += state != RANGE_FREE;
+    if (state != RANGE_READING && state != RANGE_READY)
+        range_free_buf(r);
 }
 
 /* The current piece of r has arrived where it belongs. */
@@ -96,10 +121,7 @@ range_piece_done(struct sync_range *r)
     r->sync->done += r->rq.len;
     r->off += r->rq.len;
     r->len -= r->rq.len;
-    if (r->len == 0)
-        range_release(r);
-    else
-        r->state = RANGE_TODO;
+    range_set(r, r->len == 0 ? RANGE_FREE : RANGE_TODO);
 }
 
 void
@@ -113,7 +135,7 @@ sync_abort(struct sync *y)
         if (r->state == RANGE_READING)
             r->drop = true;
         else if (r->state != RANGE_FREE)
-            range_release(r);
+            range_set(r, RANGE_FREE);
     }
     if (y->ext_pending)
         y->ext_abandoned = true;
@@ -125,6 +147,13 @@ sync_idle(const struct sync *y)
     return y->reading == 0 && !y->ext_pending;
 }
 
+void
+sync_release(struct sync *y)
+{
+    sync_abort(y);
+    io_task_cancel(&y->kick);
+}
+
 bool
 sync_finished(const struct sync *y)
 {
@@ -132,19 +161,44 @@ sync_finished(const struct sync *y)
 }
 
 void
-sync_link_down(struct sync *y)
+sync_reopen(struct sync *y)
 {
-    if (!y->active || !y->straight)
-        return;
+    y->next_id = 1;
+    y->confirmed = 0;
     for (unsigned i = 0; i < SYNC_RANGES; i++) {
         struct sync_range *r = &y->range[i];
 
-        if (r->state == RANGE_READY || r->state == RANGE_SENT) {
-            range_free_buf(r);
-            r->state = RANGE_TODO;
-        }
+        if (r->state == RANGE_READY || r->state == RANGE_SENT)
+            range_set(r, RANGE_TODO);
     }
-    y->next_id = 1;
+}
+
+static void
+sync_pause(struct sync *y)
+{
+    io_timer_set(&y->retry, SYNC_RETRY_S * NSEC_PER_SEC);
+}
+
+/* A read did not give the data.  -EAGAIN: wake() comes when it may work. */
+static void
+range_read_failed(struct sync_range *r, int res)
+{
+    struct sync *y = r->sync;
+
+    range_set(r, RANGE_TODO);
+    if (res == -E2BIG && r->hole) {
+        r->hole = false; /* no longer one: in pieces */
+    } else if (res == -ECANCELED || res == -ENOENT || res == -ENOMEM ||
+               res == -EINVAL || res == -E2BIG) {
+        sync_pause(y);
+    } else if (res != -EAGAIN && r->rq.len > SYNC_PIECE_MIN) {
+        r->piece = MAX(round_down(r->rq.len / SYNC_PIECE_SHRINK,
+                                  (uint64_t)SYNC_PIECE_MIN),
+                       (uint64_t)SYNC_PIECE_MIN);
+        r->hole = false;
+    } else if (res != -EAGAIN) {
+        range_piece_done(r); /* a DIRTY in the lane stands for it */
+    }
 }
 
 static void
@@ -153,71 +207,50 @@ sync_read_done(struct capture_read *rq, int res)
     struct sync_range *r = container_of(rq, struct sync_range, rq);
     struct sync *y = r->sync;
 
-    y->reading--;
     if (r->drop) {
-        range_release(r);
-    } else if (res == 0 && y->straight) {
-        r->state = RANGE_READY;
+        r->drop = false;
+        range_set(r, RANGE_FREE);
+    } else if (res < 0) {
+        range_read_failed(r, res);
+        if (res == -EAGAIN)
+            io_timer_set(&y->retry, SYNC_ROOM_MS * NSEC_PER_MSEC);
+    } else if (y->straight) {
+        range_set(r, RANGE_READY);
         if (rq->zero)
             range_free_buf(r);
-    } else if (res == 0) {
-        range_piece_done(r);
     } else {
-        range_free_buf(r);
-        r->state = RANGE_TODO;
-        if (res == -E2BIG) { /* no longer a hole: in pieces */
-            r->rq.len = 0;
-        } else if (res == -EAGAIN) {
-            y->waiting = true;
-        } else {
-            y->error = res;
-            io_timer_set(&y->retry, SYNC_RETRY_S * NSEC_PER_SEC);
-        }
+        range_piece_done(r);
     }
-    y->wake(y->arg);
+    sync_kick(y);
 }
 
 /* Start reading the next piece of r; false when it has to wait. */
 static bool
-range_read(struct sync_range *r, bool whole)
+range_read(struct sync_range *r)
 {
     struct sync *y = r->sync;
-    uint64_t piece = y->straight ? SYNC_PIECE : SYNC_INBAND_PIECE;
     int rc;
 
+    /* A large hole needs no buffer; capture_read says -E2BIG if it is none. */
+    r->hole = r->hole && r->len > BATCH_WRITE_MAX;
     r->rq.vol = r->vol;
     r->rq.in_band = !y->straight;
     r->rq.off = r->off;
-    r->rq.len = whole ? r->len : MIN(r->len, piece);
+    r->rq.len = r->hole ? r->len : MIN(r->len, r->piece);
     r->rq.buf = NULL;
-    /* A hole needs no buffer; capture_read says -E2BIG if it is none. */
-    if (y->straight && r->rq.len <= SYNC_PIECE) {
-        r->buf = io_mem_alloc(SYNC_PIECE);
+    range_set(r, RANGE_READING);
+    if (y->straight && !r->hole) {
+        r->buf = r->rq.buf = io_mem_alloc(SYNC_PIECE);
         if (!r->buf) {
-            io_timer_set(&y->retry, NSEC_PER_SEC);
+            range_read_failed(r, -ENOMEM);
             return false;
         }
-        r->rq.buf = r->buf;
     }
-    r->state = RANGE_READING;
-    y->reading++;
     rc = capture_read(y->capture, &r->rq);
     if (rc == 0)
         return true;
-    y->reading--;
-    range_free_buf(r);
-    r->state = RANGE_TODO;
-    if (rc == -E2BIG) {
-        r->rq.len = 0;
-        return range_read(r, false);
-    }
-    if (rc == -EAGAIN) {
-        y->waiting = true;
-    } else {
-        y->error = rc;
-        io_timer_set(&y->retry, SYNC_RETRY_S * NSEC_PER_SEC);
-    }
-    return false;
+    range_read_failed(r, rc);
+    return rc == -E2BIG && !io_timer_armed(&y->retry);
 }
 
 static void
@@ -226,19 +259,17 @@ sync_extents_done(struct blkdev_req *rq, int res)
     struct sync *y = container_of(rq, struct sync, ext_rq);
 
     y->ext_pending = false;
-    if (y->ext_abandoned) {
-        y->ext_abandoned = false;
-        y->ext_n = 0;
-    } else {
-        y->ext_n = res == 0 ? rq->ext_n : 0;
-        y->ext_i = 0;
-        y->ext_off = rq->off;
-        if (y->ext_n == 0) { /* cannot tell: all of it is data */
-            y->ext[0] = (struct blkdev_extent){ .len = rq->len };
-            y->ext_n = 1;
-        }
+    y->ext_i = 0;
+    y->ext_off = rq->off;
+    y->ext_n = res == 0 && !y->ext_abandoned ? rq->ext_n : 0;
+    if (y->ext_n == 0 || y->ext[0].len == 0) { /* unknown: all of it is data */
+        y->ext[0] = (struct blkdev_extent){ .len = rq->len };
+        y->ext_n = 1;
     }
-    y->wake(y->arg);
+    if (y->ext_abandoned)
+        y->ext_n = 0;
+    y->ext_abandoned = false;
+    sync_kick(y);
 }
 
 /* The extent at the cursor: true and its end and kind, or a request for it. */
@@ -248,7 +279,7 @@ sync_extent(struct sync *y, uint64_t *out_end, bool *out_hole)
     while (y->ext_i < y->ext_n) {
         const struct blkdev_extent *e = &y->ext[y->ext_i];
 
-        if (y->cursor >= y->ext_off && y->cursor < y->ext_off + e->len) {
+        if (y->cursor >= y->ext_off && y->cursor - y->ext_off < e->len) {
             *out_end = MIN(y->ext_off + e->len, y->sizes[y->vi]);
             *out_hole = e->hole || e->zero;
             return true;
@@ -270,24 +301,49 @@ sync_extent(struct sync *y, uint64_t *out_end, bool *out_hole)
 }
 
 static struct sync_range *
-sync_free_range(struct sync *y)
+sync_range_in(struct sync *y, enum range_state state)
 {
     for (unsigned i = 0; i < SYNC_RANGES; i++) {
-        if (y->range[i].state == RANGE_FREE)
+        if (y->range[i].state == state)
             return &y->range[i];
     }
     return NULL;
 }
 
-static unsigned
-sync_buffers(const struct sync *y)
+/* The next range of the walk, as TODO; NULL: at its end, or extents are asked
+ * for. */
+static struct sync_range *
+sync_walk(struct sync *y)
 {
-    unsigned n = 0;
+    struct sync_range *r;
+    uint64_t end;
+    bool hole;
 
-    for (unsigned i = 0; i < SYNC_RANGES; i++)
-        n += y->range[i].state == RANGE_READING ||
-             y->range[i].state == RANGE_READY;
-    return n;
+    while (y->vi < y->n_volumes && y->cursor >= y->sizes[y->vi]) {
+        y->vi++;
+        y->cursor = 0;
+        y->ext_n = y->ext_i = 0;
+    }
+    if (y->vi == y->n_volumes || y->ext_pending)
+        return NULL;
+    r = sync_range_in(y, RANGE_FREE);
+    if (!r || !sync_extent(y, &end, &hole))
+        return NULL;
+    r->vol = y->vols[y->vi];
+    r->off = y->cursor;
+    r->piece = y->straight ? SYNC_PIECE : SYNC_INBAND_PIECE;
+    r->hole = hole;
+    r->len = MIN(end - y->cursor, hole ? BATCH_ZERO_MAX : r->piece);
+    y->cursor += r->len;
+    range_set(r, RANGE_TODO);
+    return r;
+}
+
+static bool
+sync_may_read(const struct sync *y)
+{
+    return y->reading < SYNC_READS && y->reading + y->ready < SYNC_BUFFERS &&
+           !io_timer_armed(&y->retry);
 }
 
 void
@@ -295,94 +351,46 @@ sync_run(struct sync *y)
 {
     unsigned max = y->straight ? SYNC_RANGES : SYNC_READS;
 
-    if (!y->active || io_timer_armed(&y->retry))
+    if (!y->active)
         return;
-    y->waiting = false;
-    for (unsigned i = 0; i < SYNC_RANGES && y->busy > 0; i++) {
-        struct sync_range *r = &y->range[i];
+    for (unsigned turn = 0; sync_may_read(y); turn++) {
+        struct sync_range *r = sync_range_in(y, RANGE_TODO);
 
-        if (r->state != RANGE_TODO)
-            continue;
-        if (y->reading >= SYNC_READS || sync_buffers(y) >= SYNC_BUFFERS ||
-            !range_read(r, r->rq.len > SYNC_INBAND_PIECE))
+        if (turn == SYNC_TURN) { /* reads may complete at once, one by one */
+            sync_kick(y);
             return;
-    }
-    while (y->vi < y->n_volumes && !y->ext_pending && y->busy < max &&
-           y->reading < SYNC_READS && sync_buffers(y) < SYNC_BUFFERS) {
-        struct sync_range *r;
-        uint64_t end;
-        bool hole;
-
-        if (y->cursor >= y->sizes[y->vi]) {
-            y->vi++;
-            y->cursor = 0;
-            y->ext_n = y->ext_i = 0;
-            continue;
         }
-        if (!sync_extent(y, &end, &hole))
-            return;
-        r = sync_free_range(y);
-        if (!r)
-            return;
-        r->vol = y->vols[y->vi];
-        r->off = y->cursor;
-        r->len =
-            MIN(end - y->cursor,
-                hole ? BATCH_ZERO_MAX
-                     : (uint64_t)(y->straight ? SYNC_PIECE : SYNC_INBAND_PIECE));
-        y->cursor += r->len;
-        y->busy++;
-        r->state = RANGE_TODO;
-        if (!range_read(r, true))
+        if (!r && y->busy < max)
+            r = sync_walk(y);
+        if (!r || !range_read(r))
             return;
     }
 }
 
 struct sync_range *
-sync_next(struct sync *y)
+sync_next(struct sync *y, void **out_buf)
 {
-    if (!y->active || !y->straight)
+    struct sync_range *r;
+
+    if (!y->active || !y->straight || y->ready == 0 ||
+        y->next_id - y->confirmed > SYNC_WINDOW)
         return NULL;
-    for (unsigned i = 0; i < SYNC_RANGES; i++) {
-        struct sync_range *r = &y->range[i];
-
-        if (r->state == RANGE_READY) {
-            r->state = RANGE_SENT;
-            r->id = y->next_id++;
-            return r;
-        }
-    }
-    return NULL;
-}
-
-static struct sync_range *
-range_by_id(struct sync *y, uint64_t id)
-{
-    for (unsigned i = 0; i < SYNC_RANGES; i++) {
-        if (y->range[i].state == RANGE_SENT && y->range[i].id == id)
-            return &y->range[i];
-    }
-    return NULL;
-}
-
-void
-sync_sent(struct sync *y, uint64_t id)
-{
-    struct sync_range *r = range_by_id(y, id);
-
-    if (r)
-        range_free_buf(r);
+    r = sync_range_in(y, RANGE_READY);
+    r->id = y->next_id++;
+    *out_buf = r->buf;
+    r->buf = NULL;
+    range_set(r, RANGE_SENT);
+    return r;
 }
 
 void
 sync_confirmed(struct sync *y, uint64_t id)
 {
-    if (!y->active)
-        return;
+    y->confirmed = MAX(y->confirmed, MIN(id, y->next_id - 1));
     for (unsigned i = 0; i < SYNC_RANGES; i++) {
         struct sync_range *r = &y->range[i];
 
-        if (r->state == RANGE_SENT && r->id <= id && !r->buf)
+        if (r->state == RANGE_SENT && r->id <= id)
             range_piece_done(r);
     }
 }
@@ -390,8 +398,10 @@ sync_confirmed(struct sync *y, uint64_t id)
 void
 sync_again(struct sync *y, uint64_t id)
 {
-    struct sync_range *r = range_by_id(y, id);
+    for (unsigned i = 0; i < SYNC_RANGES; i++) {
+        struct sync_range *r = &y->range[i];
 
-    if (r && !r->buf)
-        r->state = RANGE_TODO;
+        if (r->state == RANGE_SENT && r->id == id)
+            range_set(r, RANGE_TODO);
+    }
 }
