@@ -108,7 +108,8 @@ struct manager {
 int manager_new(const struct manager_config *cfg, struct http_loop *loop,
                 struct manager **out_manager, struct err *err);
 void manager_free(struct manager *m);
-/* New own certificate, name or location; keys and ports stay. */
+/* Read the own certificate again and apply the times in cfg, which the caller
+ * may have changed. */
 int manager_reload(struct manager *m, struct err *err);
 /* The router tables of the three listeners, for docs and tests. */
 extern const struct http_router manager_api_router, manager_peer_router,

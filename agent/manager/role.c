@@ -1,5 +1,5 @@
 /* The manager's process: from the agent's configuration to a running loop,
- * SIGTERM ends it in order, SIGHUP reads certificate and log file again. */
+ * SIGTERM ends it in order, SIGHUP reads configuration, certificate and log file again. */
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@
 
 struct running {
     const struct agent_config *cfg;
+    struct agent_config *fresh; /* read again by SIGHUP; NULL: not yet */
     struct http_loop *loop;
     struct manager *m;
 };
@@ -87,6 +88,32 @@ make_config(const struct agent_config *cfg, struct places *p,
     return 0;
 }
 
+/* The options that a reload applies, the certificate, the log file.  On failure
+ * all stays as it was. */
+static int
+reload(struct running *r, struct err *err)
+{
+    struct agent_config *fresh = calloc(1, sizeof *fresh);
+    int rc = fresh
+                 ? agent_config_load(r->cfg->path, fresh, err)
+                 : err_set(err, -ENOMEM, ERR_GEN_0002, "reload: out of memory");
+
+    log_reopen();
+    if (rc < 0) {
+        free(fresh);
+        return rc;
+    }
+    log_set_level((enum log_level)fresh->log.level);
+    r->m->cfg.location = fresh->site.location;
+    r->m->cfg.session_idle_ms = fresh->manager.session_idle_ms;
+    r->m->cfg.session_max_ms = fresh->manager.session_max_ms;
+    if (r->fresh)
+        agent_config_release(r->fresh);
+    free(r->fresh);
+    r->fresh = fresh;
+    return manager_reload(r->m, err);
+}
+
 static void
 on_signal(evutil_socket_t fd, short what, void *arg)
 {
@@ -97,12 +124,11 @@ on_signal(evutil_socket_t fd, short what, void *arg)
     UNUSED(what);
     while (read(fd, &si, sizeof si) == sizeof si) {
         if (si.ssi_signo == SIGHUP) {
-            log_reopen();
-            if (manager_reload(r->m, &err) < 0)
+            if (reload(r, &err) < 0)
                 log_err(LOG_ERROR, "manager", "", "reload", &err);
             else
                 log_line(LOG_INFO, "manager", "",
-                         "certificate and log file were read again");
+                         "configuration, certificate and log file were read again");
         } else if (si.ssi_signo == SIGTERM || si.ssi_signo == SIGINT) {
             log_line(LOG_INFO, "manager", "", "stopping");
             http_loop_stop(r->loop);
@@ -162,6 +188,9 @@ manager_role_main(const struct agent_config *cfg)
         log_err(LOG_ERROR, "manager", "", "start", &err);
     manager_free(r.m);
     http_loop_free(r.loop);
+    if (r.fresh)
+        agent_config_release(r.fresh);
+    free(r.fresh);
     free(p);
     if (rc == 0)
         return 0;

@@ -609,6 +609,23 @@ def test_revoke(site, fake):
     del n
 
 
+def test_reload(site):
+    with open(site.config) as f:
+        text = f.read()
+    same(site.call("GET", "/localsite")["Location"], "")
+    with open(site.config, "w") as f:
+        f.write(text + 'site = { location = "Docklands"; };\n')
+    site.process.send_signal(signal.SIGHUP)
+    wait_until("the new location", lambda: site.call("GET", "/localsite")["Location"] == "Docklands")
+    with open(site.config, "w") as f:
+        f.write(text + "nonsense = 1;\n")
+    site.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    same(site.call("GET", "/localsite")["Location"], "Docklands")
+    with open(site.config, "w") as f:
+        f.write(text)
+
+
 def test_unpair(a, b):
     a.finish(a.call("DELETE", f"/peersites/{b.id}"))
     same((a.call("GET", "/peersites"), b.call("GET", "/peersites")), ([], []))
@@ -635,6 +652,7 @@ def main():
             test_alone(a, b, fb, v)
             test_delete(a, b, fa, fb, v)
             test_revoke(a, fa)
+            test_reload(a)
             test_unpair(a, b)
             for s in (a, b):
                 s.stop()
