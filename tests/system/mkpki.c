@@ -54,12 +54,24 @@ save(const char *dir, const char *name, mode_t mode, const struct buf *b,
     return file_replace(path, mode, b->data, b->len, err);
 }
 
+static void
+release(struct made *m)
+{
+    EVP_PKEY_free(m->root_key);
+    EVP_PKEY_free(m->ca_key);
+    EVP_PKEY_free(m->key);
+    X509_free(m->root);
+    X509_free(m->ca);
+    X509_free(m->leaf);
+}
+
 int
 main(int argc, char **argv)
 {
     struct made m = { .root = NULL };
     struct err err = ERR_INIT;
     struct buf root, chain, key;
+    int status = 0;
 
     if (argc < 3)
         return 2;
@@ -76,7 +88,11 @@ main(int argc, char **argv)
         save(argv[1], "chain.pem", 0644, &chain, &err) < 0 ||
         save(argv[1], "key.pem", 0600, &key, &err) < 0) {
         (void)fprintf(stderr, "mkpki: %s\n", err.msg);
-        return 1;
+        status = 1;
     }
-    return 0;
+    release(&m);
+    buf_release(&root);
+    buf_release(&chain);
+    buf_release(&key);
+    return status;
 }

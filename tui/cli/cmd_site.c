@@ -172,7 +172,7 @@ pair_accept(struct app *a, struct err *err)
 {
     char token[TOKEN_TEXT_MAX] = "", host[TEXT_HOST_SIZE], id[TASK_ID_TEXT];
     struct json_writer w;
-    struct client *c;
+    struct client *c = NULL;
     struct buf body;
     uint16_t port;
     int rc;
@@ -547,7 +547,7 @@ cmd_create(struct app *a, struct err *err)
 {
     char what[160], id[TASK_ID_TEXT];
     cJSON *settings = NULL;
-    struct client *c;
+    struct client *c = NULL;
     struct buf body, path;
     struct plan p;
     int rc = plan_options(&a->opt, &p, err);

@@ -210,7 +210,7 @@ set_value(struct parser *ps, struct node *n, const char *value, bool quoted)
     const struct table *t = ps->f->table;
     const struct column *c = &t->columns[n->column];
     const char *star = strchr(value, '*');
-    char *end;
+    char *end = NULL;
 
     n->text = strdup(value);
     if (!n->text)
