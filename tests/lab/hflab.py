@@ -5,7 +5,6 @@ here reaches into the product: it runs the programs and calls the REST API.
 """
 
 import base64
-import errno
 import http.client
 import json
 import os
@@ -378,11 +377,14 @@ class Lab:
         for s in self.sites:
             s.env.update(env or {})
         self.vpg_id = None
+        self.prepare = None  # called with the lab when its images are there and nothing runs yet
 
     def up(self, protect=True, sync_seconds=120):
         os.makedirs(os.path.join(self.base, "disks"), mode=0o700)
         for v in self.volumes:
             make_image(v["path"], v["size"])
+        if self.prepare:
+            self.prepare(self)
         for s in self.sites:
             s.init()
             s.start()
@@ -444,6 +446,17 @@ class Lab:
                 return v["nbd_uri"]
         raise LabError("no volume " + full)
 
+    def nbd_uri_of_inventory(self, volume):
+        """Of a volume that is not protected (yet)."""
+        api = self.london.api
+        here = api.get("/v1/localsite")["SiteIdentifier"]
+        full = "%s/%s" % (self.vm, volume)
+        for vm in api.get("/v1/virtualizationsites/%s/vms" % here):
+            for v in vm["Volumes"]:
+                if v["VolumeName"] == full:
+                    return v["NbdUri"]
+        raise LabError("no unprotected volume " + full)
+
     def volume_list(self):
         out = []
         for v in self.london.api.get("/v1/volumes", volumeType="Protected"):
@@ -488,35 +501,39 @@ class Lab:
         return "".join("--- %s\n%s" % (s.name, s.tail()) for s in self.sites)
 
 
+def alive(pid, config):
+    """Is that process still one that was started with this configuration?"""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as f:
+            return config.encode() in f.read()
+    except OSError:
+        return False
+
+
 def stop_described(lab):
-    """Stop the processes of a lab.json, supervisors first, by pid."""
-    pids = []
-    for site in lab["sites"]:
+    """Stop the processes of a lab.json by pid: site by site, the protected one
+    first, so that it can still deliver what it has."""
+    for site in sorted(lab["sites"], key=lambda s: s["role"] != "protected"):
+        config = site["agent_config"]
+        pids = []
         for p in site["processes"]:
             try:
                 with open(p["pid_file"], encoding="utf-8") as f:
-                    pids.append((p["role"], int(f.read().split()[0]), site["agent_config"]))
+                    pids.append((p["role"], int(f.read().split()[0])))
             except (OSError, ValueError, IndexError):
                 continue
-    def alive(pid, config):
-        try:
-            with open("/proc/%d/cmdline" % pid, "rb") as f:
-                return config.encode() in f.read()
-        except OSError:
-            return False
-    for role, pid, config in pids:
-        if role == "supervisor" and alive(pid, config):
-            os.kill(pid, signal.SIGTERM)
-    end = time.monotonic() + 40
-    while any(alive(p, c) for _, p, c in pids) and time.monotonic() < end:
-        time.sleep(0.05)
-    for _, pid, config in pids:
-        if alive(pid, config):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError as e:
-                if e.errno != errno.ESRCH:
-                    raise
+        for role, pid in pids:
+            if role == "supervisor" and alive(pid, config):
+                os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + 40
+        while any(alive(p, config) for _, p in pids) and time.monotonic() < end:
+            time.sleep(0.05)
+        for _, pid in pids:
+            if alive(pid, config):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
 
 
 def remove_tree(path):
