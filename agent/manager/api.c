@@ -13,8 +13,9 @@
 
 static const struct http_route *const api_tables[] = {
     api_session_routes,  api_site_routes, api_inventory_routes,
-    api_settings_routes, api_vpg_routes,  api_task_routes,
-    api_misc_routes,     api_join_routes, api_volume_routes,
+    api_settings_routes, api_vpg_routes,  api_point_routes,
+    api_task_routes,     api_misc_routes, api_join_routes,
+    api_volume_routes,
 };
 const struct http_router manager_api_router = { api_tables,
                                                 ARRAY_SIZE(api_tables) };

@@ -166,6 +166,8 @@ struct vpg_facts vpgs_facts(struct manager *m, struct vpg *v);
 struct vpg_verdict vpgs_verdict(struct manager *m, struct vpg *v);
 const cJSON *vpgs_source(struct manager *m, const struct vpg *v);
 const cJSON *vpgs_target(struct manager *m, const struct vpg *v);
+/* What the recovery side said last, however long ago. */
+const cJSON *vpgs_last_target(struct manager *m, const struct vpg *v);
 /* -1 when there is no point. */
 int64_t vpgs_rpo_ms(struct manager *m, const struct vpg *v);
 void vpgs_sample(struct manager *m);
@@ -356,6 +358,8 @@ api_peer_gate(struct http_req *rq, const struct http_route *route, void *ctx);
 /* These answer 400 or 404 themselves and return NULL or a negative errno. */
 struct vpg *api_vpg(struct http_req *rq, struct manager *m);
 int api_uuid(struct http_req *rq, const char *param, struct uuid *out);
+/* Is it neither being created nor deleted?  Answers 400 when it is. */
+bool api_active(struct http_req *rq, const struct vpg *v);
 /* Pass the request on when the VPG's side is at the other site; whether it has
  * been. */
 bool api_forwarded(struct http_req *rq, struct manager *m, const struct vpg *v,
@@ -376,13 +380,16 @@ void put_link(struct json_writer *w, const char *name, struct manager *m,
               const char *kind, const char *id, const char *type);
 void put_site_link(struct json_writer *w, const char *name, struct manager *m,
                    const struct uuid *site);
+/* One of the control API's, or null. */
+void put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
+                    const cJSON *c);
 void put_time(struct json_writer *w, const char *name, uint64_t ms);
 #define API_JSON_MAX (32 * MIB)
 
 /* Tables of routes; each ends with method NULL. */
 extern const struct http_route api_session_routes[], api_site_routes[],
     api_inventory_routes[], api_settings_routes[], api_vpg_routes[],
-    api_task_routes[], api_misc_routes[], api_join_routes[], api_peer_routes[],
-    api_local_routes[], api_volume_routes[];
+    api_point_routes[], api_task_routes[], api_misc_routes[], api_join_routes[],
+    api_peer_routes[], api_local_routes[], api_volume_routes[];
 
 #endif

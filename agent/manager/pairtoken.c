@@ -49,7 +49,7 @@ pairtoken_encode(const struct pairtoken *t, char out[PAIRTOKEN_TEXT_SIZE])
 int
 pairtoken_decode(const char *text, struct pairtoken *out_token, struct err *err)
 {
-    uint8_t raw[PAIRTOKEN_RAW_SIZE], check[4];
+    uint8_t raw[PAIRTOKEN_RAW_SIZE], check[4] = { 0 };
     char copy[PAIRTOKEN_TEXT_SIZE * 2];
     int n = -1;
 
