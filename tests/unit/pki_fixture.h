@@ -2,8 +2,14 @@
 #ifndef HOLDFAST_TESTS_PKI_FIXTURE_H
 #define HOLDFAST_TESTS_PKI_FIXTURE_H
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include <cmocka.h>
 
 #include "common/pki.h"
 #include "common/tls.h"
