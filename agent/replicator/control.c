@@ -75,6 +75,7 @@ ctl_status(const struct err *err)
     case -EAGAIN:
     case -ESTALE:
     case -EEXIST: return 409;
+    case -EIO:
     case -ENOTCONN: return 503; /* comes by itself: ask again */
     case -ENOSPC: return 507;
     case -EINVAL:

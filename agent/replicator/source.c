@@ -282,7 +282,7 @@ source_super_stored(struct io_work *w)
         rc = capture_incarnation(s->capture, &li);
     if (rc < 0) {
         if (s->err.num == 0)
-            err_set(&s->err, rc, ERR_REP_0006, "lane of VPG %s: %s", s->name,
+            err_set(&s->err, rc, ERR_GEN_0001, "lane of VPG %s: %s", s->name,
                     err_errno(rc));
         capture_free(s->capture);
         s->capture = NULL;
@@ -490,7 +490,7 @@ source_saved(void *arg, int res)
 
     s->call = NULL;
     if (res < 0) {
-        err_set(&err, res, ERR_REP_0007,
+        err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s", err_errno(res));
         ctl_reply_err(c, &err);
         if (!s->running && !s->starting) {
@@ -656,7 +656,7 @@ source_removed(struct io_work *w)
     struct err err = ERR_INIT;
 
     if (s->job_res < 0) {
-        err_set(&err, s->job_res, ERR_REP_0007,
+        err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s",
                 err_errno(s->job_res));
         ctl_reply_err(s->call, &err);

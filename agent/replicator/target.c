@@ -530,7 +530,7 @@ target_saved(void *arg, int res)
 
     t->call = NULL;
     if (res < 0) {
-        err_set(&err, res, ERR_REP_0007,
+        err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s", err_errno(res));
         ctl_reply_err(c, &err);
         if (!t->journal && !t->opening) {
@@ -681,8 +681,8 @@ target_destroyed(struct io_work *w)
     if (t->job_res < 0) {
         t->deleting = false;
         if (t->err.num == 0)
-            err_set(&t->err, t->job_res, ERR_REP_0007, "deleting %s: %s",
-                    t->dir, err_errno(t->job_res));
+            err_set(&t->err, -EIO, ERR_REP_0007, "deleting %s: %s", t->dir,
+                    err_errno(t->job_res));
         ctl_reply_err(c, &t->err);
         io_timer_set(&t->retry, TARGET_RETRY_S * NSEC_PER_SEC);
         return;

@@ -275,7 +275,7 @@ trust_saved(void *arg, int res)
     struct err err = ERR_INIT;
 
     if (res < 0) {
-        err_set(&err, res, ERR_REP_0007,
+        err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s", err_errno(res));
         ctl_reply_err(c, &err);
         return;
