@@ -63,7 +63,8 @@ apply_here(struct op *op, struct vpg *v, bool source)
 }
 
 static enum op_verdict
-apply_there(struct op *op, struct vpg *v, bool source)
+tell_there(struct op *op, struct vpg *v, const struct uuid *site,
+           const char *query)
 {
     enum op_verdict verdict;
     struct buf body;
@@ -71,16 +72,21 @@ apply_there(struct op *op, struct vpg *v, bool source)
 
     buf_init(&body, VPG_DEFINITION_MAX);
     uuid_format(&v->id.u, id);
-    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?apply=1", id);
+    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s%s", id, query);
     if (vpg_encode(v, &body) < 0)
         verdict = op_fail(op, body.failed, ERR_MGR_0009,
                           "VPG %s: its definition is too large", v->name);
     else
-        verdict =
-            op_call_peer(op, source ? &v->protected_site : &v->recovery_site,
-                         "PUT", path, &body);
+        verdict = op_call_peer(op, site, "PUT", path, &body);
     buf_release(&body);
     return verdict;
+}
+
+static enum op_verdict
+apply_there(struct op *op, struct vpg *v, bool source)
+{
+    return tell_there(op, v, source ? &v->protected_site : &v->recovery_site,
+                      "?apply=1");
 }
 
 static enum op_verdict
@@ -111,7 +117,6 @@ apply_protected(struct op *op)
     return apply(op, true);
 }
 
-/* The other site learns the new state by the next heartbeat. */
 static enum op_verdict
 activate(struct op *op)
 {
@@ -121,6 +126,24 @@ activate(struct op *op)
         return OP_FAILED;
     v->state = VPG_ACTIVE;
     return vpgs_changed(op->m, v, &op->err) < 0 ? OP_FAILED : OP_NEXT;
+}
+
+/* So that a test can be started there as soon as this task has ended.  When the
+ * other site does not hear it now, it learns it by a heartbeat. */
+static enum op_verdict
+announce(struct op *op)
+{
+    struct vpg *v = vpg_of(op);
+    bool here;
+
+    if (!v)
+        return OP_FAILED;
+    here = uuid_equal(&v->protected_site, &op->m->site);
+    if (op->reply ||
+        tell_there(op, v, here ? &v->recovery_site : &v->protected_site, "") ==
+            OP_FAILED)
+        return OP_NEXT;
+    return OP_WAIT;
 }
 
 /* Nothing half made stays: what a replicator took is taken back (fleet.c). */
@@ -137,6 +160,7 @@ static const struct op_step create_steps[] = {
     { "RecoverySite", apply_recovery },
     { "ProtectedSite", apply_protected },
     { "Activate", activate },
+    { "Announce", announce },
     { NULL, NULL },
 };
 const struct op_type op_create_vpg = { "CreateProtectionGroup", 1, create_steps,

@@ -448,6 +448,22 @@ version_there(const cJSON *list, const struct uuid *id)
     return 0;
 }
 
+/* A task is about to tell the other site itself, and wants to hear what it says. */
+static bool
+being_defined(struct manager *m, const struct uuid *vpg)
+{
+    struct list *pos;
+
+    list_for_each (pos, &m->ops) {
+        const struct op *op = list_entry(pos, struct op, link);
+
+        if (op->state == OP_IN_PROGRESS && uuid_equal(&op->vpg, vpg) &&
+            (op->type == &op_create_vpg || op->type == &op_update_vpg))
+            return true;
+    }
+    return false;
+}
+
 /* Ours that are newer go there; theirs that are gone here are taken away. */
 static void
 compare_vpgs(struct manager *m, struct peer *p, const cJSON *list)
@@ -462,7 +478,7 @@ compare_vpgs(struct manager *m, struct peer *p, const cJSON *list)
         const struct vpg *v = list_entry(pos, struct vpg, link);
 
         if (shares(v, &p->site) && v->state == VPG_ACTIVE &&
-            !ops_running(m, &v->id.u) &&
+            !being_defined(m, &v->id.u) &&
             version_there(list, &v->id.u) < v->version)
             send_definition(m, p, v);
     }
