@@ -275,7 +275,7 @@ app_find_vpg(struct app *a, const char *name, struct vpg_found *out,
         return rc;
     for (; i < end; i++) {
         struct err why = ERR_INIT;
-        struct vpg_found f;
+        struct vpg_found f = { .client = NULL };
 
         rc = find_at(a, i, name, &f, &why);
         if (rc == 0 && f.stale_ms < 0) {

@@ -149,7 +149,7 @@ cmd_stop(struct app *a, struct err *err)
     struct buf body;
     int rc;
 
-    buf_init(&body, 64 * 1024);
+    buf_init(&body, (size_t)64 * 1024);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
     json_put_bool(&w, "FailoverTestSuccess", !a->opt.failed);
@@ -172,7 +172,7 @@ cmd_point(struct app *a, struct err *err)
 
     if (!app_arg(a, 1)[0])
         return err_set(err, -EINVAL, ERR_CLI_0009, "a point needs a name");
-    buf_init(&body, 64 * 1024);
+    buf_init(&body, (size_t)64 * 1024);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
     json_put_str(&w, "CheckpointName", app_arg(a, 1));
@@ -219,7 +219,7 @@ point_body(struct app *a, const struct vpg_found *f, const char *point,
     cJSON *vms = NULL;
     int rc = 0;
 
-    buf_init(out, 256 * 1024);
+    buf_init(out, (size_t)256 * 1024);
     if (a->opt.vm.n)
         rc = app_get(a, f->client, "/v1/vms", &vms, err);
     json_begin(&w, out);

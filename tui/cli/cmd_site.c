@@ -190,7 +190,7 @@ pair_accept(struct app *a, struct err *err)
         rc = app_client(a, &c, err);
     if (rc < 0)
         goto out;
-    buf_init(&body, 2 * TOKEN_TEXT_MAX);
+    buf_init(&body, (size_t)2 * TOKEN_TEXT_MAX);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
     json_put_str(&w, "HostName", host);
@@ -268,7 +268,7 @@ cmd_unpair(struct app *a, struct err *err)
 int
 cmd_token(struct app *a, struct err *err)
 {
-    uint64_t valid_ms = 15 * 60 * 1000;
+    uint64_t valid_ms = UINT64_C(15) * 60 * 1000;
     struct json_writer w;
     cJSON *answer = NULL;
     struct client *c;
@@ -378,8 +378,8 @@ plan_options(const struct options *o, struct plan *p, struct err *err)
     if (!o->to_site)
         return err_set(err, -EINVAL, ERR_CLI_0014,
                        "create needs --to-site NAME");
-    if (take_time("history", o->history, 3600 * 1000, 1, 720, &p->history_h,
-                  err) < 0 ||
+    if (take_time("history", o->history, UINT64_C(3600) * 1000, 1, 720,
+                  &p->history_h, err) < 0 ||
         take_time("rpo", o->rpo, 1000, 1, 1000000, &p->rpo_s, err) < 0 ||
         take_time("interval", o->interval, 1000, 1, 900, &p->interval_s, err) <
             0 ||
@@ -558,7 +558,7 @@ cmd_create(struct app *a, struct err *err)
         rc = plan_places(a, c, &p, err);
     if (rc < 0)
         return rc;
-    buf_init(&body, 256 * 1024);
+    buf_init(&body, (size_t)256 * 1024);
     buf_init(&path, 1024);
     put_settings(a, &p, &body);
     a->last = c;

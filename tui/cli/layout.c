@@ -16,6 +16,7 @@ enum {
 static bool
 locale_is_utf8(void)
 {
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
     return strcmp(nl_langinfo(CODESET), "UTF-8") == 0;
 }
 

@@ -132,7 +132,7 @@ convert(struct options *o, struct err *err)
                        "--output is text, csv or json, not \"%.40s\"",
                        o->output);
     o->out = o->output ? (enum output)i : OUT_TEXT;
-    o->timeout_ms = 600 * 1000;
+    o->timeout_ms = UINT64_C(600) * 1000;
     if (o->timeout && text_parse_duration(o->timeout, &o->timeout_ms) < 0)
         return err_set(err, -EINVAL, ERR_CLI_0014,
                        "--timeout \"%.40s\" is no time such as 30s or 10min",
@@ -142,7 +142,7 @@ convert(struct options *o, struct err *err)
                        "--wait and --no-wait exclude each other");
     o->limit_n = -1;
     if (o->limit) {
-        if (text_parse_u64(o->limit, 0, 100 * 1000 * 1000, &n) < 0)
+        if (text_parse_u64(o->limit, 0, UINT64_C(100) * 1000 * 1000, &n) < 0)
             return err_set(err, -EINVAL, ERR_CLI_0014,
                            "--limit \"%.40s\" is no number of rows", o->limit);
         o->limit_n = (long)n;

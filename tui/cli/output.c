@@ -306,6 +306,7 @@ output_render(const struct options *o, const struct output_head *head,
 size_t
 output_width(const struct options *o)
 {
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
     const char *columns = getenv("COLUMNS");
     uint64_t n;
     size_t tty = term_columns();

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -143,7 +144,7 @@ ask(const char *question, bool echo, char *line, size_t cap)
     (void)sigemptyset(&block);
     for (size_t i = 0; i < sizeof ending / sizeof ending[0]; i++)
         (void)sigaddset(&block, ending[i]);
-    (void)sigprocmask(SIG_BLOCK, &block, &old);
+    (void)pthread_sigmask(SIG_BLOCK, &block, &old);
     raw = before;
     raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO | ISIG);
     raw.c_cc[VMIN] = 1;
@@ -156,8 +157,8 @@ ask(const char *question, bool echo, char *line, size_t cap)
         say(fd, "\n", 1);
         (void)tcsetattr(fd, TCSAFLUSH, &before);
     }
-    (void)sigprocmask(SIG_SETMASK, &old, NULL); /* what waited acts now */
-    (void)close(fd);                            /* a terminal */
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL); /* what waited acts now */
+    (void)close(fd);                                /* a terminal */
     return rc;
 }
 

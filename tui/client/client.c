@@ -144,7 +144,7 @@ name_session(struct client *c, const char *root_id)
     char hex[2 * NAME_BYTES + 1], name[64];
     struct buf b;
 
-    buf_init(&b, 3 * FILE_PATH_SIZE);
+    buf_init(&b, (size_t)3 * FILE_PATH_SIZE);
     (void)buf_addf(&b, "%s\n%s\n%s", c->site->url, c->site->user, root_id);
     (void)SHA256(b.data, b.len, digest);
     buf_release(&b);

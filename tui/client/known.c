@@ -122,12 +122,10 @@ connect_one(const struct addrinfo *a)
     if (fd < 0)
         return -errno;
     p.fd = fd;
-    if (connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
-        if (errno != EINPROGRESS)
-            e = errno;
-        else if (poll(&p, 1, PROBE_TIMEOUT_MS) != 1)
-            e = ETIMEDOUT;
-        else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &n) < 0)
+    e = connect(fd, a->ai_addr, a->ai_addrlen) < 0 ? errno : 0;
+    if (e == EINPROGRESS) {
+        e = poll(&p, 1, PROBE_TIMEOUT_MS) == 1 ? 0 : ETIMEDOUT;
+        if (e == 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &e, &n) < 0)
             e = errno;
     }
     if (e == 0 &&

@@ -75,6 +75,8 @@ static const struct config_table file_table = {
     .size = sizeof(struct site_file),
 };
 
+/* The program has one thread.
+ * NOLINTBEGIN(concurrency-mt-unsafe) */
 int
 home_path(enum home_dir which, const char *name, char *out, size_t cap)
 {
@@ -98,6 +100,7 @@ home_path(enum home_dir which, const char *name, char *out, size_t cap)
                  which == HOME_CONFIG ? ".config" : ".cache", slash, name);
     return n < (int)cap ? 0 : -ENAMETOOLONG;
 }
+/* NOLINTEND(concurrency-mt-unsafe) */
 
 /* ---- Reading --------------------------------------------------------------- */
 

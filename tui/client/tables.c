@@ -3,11 +3,13 @@
 #include "tui/client/model.h"
 
 /* clang-format off */
+/* NOLINTBEGIN(bugprone-macro-parentheses): names are pasted */
 #define TABLE(name_, columns_, sort_, empty_) \
     const struct table table_##columns_ = { \
         .name = name_, .columns = columns_##_columns, \
         .n_columns = ARRAY_SIZE(columns_##_columns), \
         .sort = sort_, .empty = empty_ }
+/* NOLINTEND(bugprone-macro-parentheses) */
 /* clang-format on */
 
 /* field, head, format, keep, min */
