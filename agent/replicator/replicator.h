@@ -186,6 +186,7 @@ struct source {
     } volumes[REP_LANE_VOLUMES_MAX];
     unsigned n_volumes, attaching;
     bool paused, running, deleting, exact, starting;
+    bool fresh; /* not saved yet: a failed save forgets it */
     struct stream_peer *peer;
     struct capture *capture;
     struct sender *sender;
@@ -257,6 +258,7 @@ struct target {
     } volumes[REP_LANE_VOLUMES_MAX];
     unsigned n_volumes;
     bool opening, deleting, keep_replicas;
+    bool fresh; /* as a source's */
     struct stream_peer *peer;
     struct journal *journal;
     struct receiver *receiver;

@@ -482,24 +482,37 @@ source_load(struct replicator *rep, const cJSON *body)
 /* --- calls -------------------------------------------------------------- */
 
 static void
+set_paused(struct source *s, bool paused)
+{
+    s->paused = paused;
+    cJSON_DeleteItemFromObject(s->body, "Paused");
+    cJSON_AddBoolToObject(s->body, "Paused", paused);
+}
+
+static void
 source_saved(void *arg, int res)
 {
     struct source *s = arg;
     struct ctl_call *c = s->call;
+    bool fresh = s->fresh;
     struct err err = ERR_INIT;
 
     s->call = NULL;
+    s->fresh = false;
     if (res < 0) {
         err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s", err_errno(res));
         ctl_reply_err(c, &err);
-        if (!s->running && !s->starting) {
+        if (fresh) {
             list_del(&s->link);
             source_free(s);
+            return;
         }
-        return;
+        /* A pause that a restart would forget is none: go on replicating. */
+        set_paused(s, false);
+    } else {
+        ctl_reply_ok(c);
     }
-    ctl_reply_ok(c);
     if (!s->running && !s->starting && !s->paused)
         source_start(s);
 }
@@ -613,6 +626,7 @@ source_put(struct ctl_call *c)
         ctl_reply_err(c, &err);
         return;
     }
+    s->fresh = true;
     source_save(s, c);
 }
 
@@ -704,14 +718,6 @@ source_paused(struct source *s)
 
     s->call = NULL;
     source_save(s, c);
-}
-
-static void
-set_paused(struct source *s, bool paused)
-{
-    s->paused = paused;
-    cJSON_DeleteItemFromObject(s->body, "Paused");
-    cJSON_AddBoolToObject(s->body, "Paused", paused);
 }
 
 void

@@ -526,14 +526,16 @@ target_saved(void *arg, int res)
 {
     struct target *t = arg;
     struct ctl_call *c = t->call;
+    bool fresh = t->fresh;
     struct err err = ERR_INIT;
 
     t->call = NULL;
+    t->fresh = false;
     if (res < 0) {
         err_set(&err, -EIO, ERR_REP_0007,
                 "the state directory could not be written: %s", err_errno(res));
         ctl_reply_err(c, &err);
-        if (!t->journal && !t->opening) {
+        if (fresh) {
             list_del(&t->link);
             target_free(t);
         }
@@ -651,6 +653,7 @@ target_put(struct ctl_call *c)
         ctl_reply_err(c, &err);
         return;
     }
+    t->fresh = true;
     target_save(t, c);
 }
 
