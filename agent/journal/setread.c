@@ -295,6 +295,9 @@ struct extent_list {
     uint16_t vol;
     struct io_extent *out;
     size_t n, max;
+    uint64_t end;               /* of the range that is asked for */
+    struct io_extent below[16]; /* the replica's, at some place in it */
+    int below_n;
 };
 
 static int
@@ -312,26 +315,42 @@ extent_add(struct extent_list *l, uint64_t off, uint64_t len, bool hole)
     return 0;
 }
 
+/* What the replica has at off.  It is asked for all the rest of the range at
+ * once: where a file holds data without a hole, finding that out may cost a walk
+ * to its end, and gaps between recent writes are small and many. */
+static const struct io_extent *
+extent_below(struct extent_list *l, uint64_t off, int *out_rc)
+{
+    for (int i = 0; i < l->below_n; i++) {
+        const struct io_extent *e = &l->below[i];
+
+        if (off >= e->off && off - e->off < e->len)
+            return e;
+    }
+    l->below_n = replica_extents(l->replica, l->vol, off, l->end - off,
+                                 l->below, ARRAY_SIZE(l->below));
+    if (l->below_n > 0)
+        return l->below;
+    *out_rc = l->below_n < 0 ? l->below_n : -EIO;
+    l->below_n = 0;
+    return NULL;
+}
+
 static int
 extent_gap(struct extent_list *l, uint64_t off, uint64_t len)
 {
-    struct io_extent e[16];
+    int rc = 0;
 
-    while (len > 0) {
-        int n = replica_extents(l->replica, l->vol, off, len, e, ARRAY_SIZE(e));
+    while (rc == 0 && len > 0) {
+        const struct io_extent *e = extent_below(l, off, &rc);
+        uint64_t n = e ? MIN(len, e->len - (off - e->off)) : 0;
 
-        if (n <= 0)
-            return n < 0 ? n : -EIO;
-        for (int i = 0; i < n; i++) {
-            int rc = extent_add(l, e[i].off, e[i].len, e[i].hole);
-
-            if (rc < 0)
-                return rc;
-            off += e[i].len;
-            len -= e[i].len;
-        }
+        if (e)
+            rc = extent_add(l, off, n, e->hole);
+        off += n;
+        len -= n;
     }
-    return 0;
+    return rc;
 }
 
 static int
@@ -351,7 +370,9 @@ int
 set_extents(struct read_set *set, struct replica *r, uint16_t vol, uint64_t off,
             uint64_t len, struct io_extent *out, size_t max)
 {
-    struct extent_list l = { .replica = r, .vol = vol, .out = out, .max = max };
+    struct extent_list l = {
+        .replica = r, .vol = vol, .out = out, .max = max, .end = off + len
+    };
     struct resolver rv = { .set = set, .emit = extent_piece, .arg = &l };
     uint64_t from = ext_key(vol, off / 512);
     int rc = resolve(&rv, 0, from, from + len / 512, NULL);
