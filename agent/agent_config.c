@@ -114,9 +114,6 @@ static const struct config_option store_options[] = {
     { .name = "path", .type = CONFIG_PATH,
       .offset = offsetof(struct agent_store, path), .flags = CONFIG_REQUIRED,
       .help = "Directory." },
-    { .name = "limit", .type = CONFIG_SIZE,
-      .offset = offsetof(struct agent_store, limit), .def = "0",
-      .help = "Bytes to use at most; 0: all that the disk has." },
 };
 
 static const struct config_option replicator_options[] = {
@@ -176,7 +173,7 @@ static const struct config_option replicator_options[] = {
       .offset = AT(replicator.stores) - AT(replicator), SUB(store_options),
       .item_size = sizeof(struct agent_store),
       .help = "Directories for journals, replicas and scratch:\n"
-              "( { name = \"main\"; path = \"/srv/holdfast\"; limit = \"500GiB\"; } )" },
+              "( { name = \"main\"; path = \"/srv/holdfast\"; } )" },
 };
 
 static const struct config_option options[] = {

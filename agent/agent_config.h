@@ -42,7 +42,6 @@ struct agent_vm {
 
 struct agent_store {
     char *name, *path;
-    uint64_t limit; /* bytes it may use; 0: as much as the disk has */
 };
 
 struct agent_config {

@@ -64,7 +64,8 @@ struct rep_config {
     char control_address[IO_ADDR_TEXT_MAX]; /* as told to others */
     char data_address[IO_ADDR_TEXT_MAX];
     uint64_t ring_size;
-    unsigned planted; /* tests only: enum journal_planted */
+    enum sender_compression compression; /* where a VPG says Auto */
+    unsigned planted;                    /* tests only: enum journal_planted */
 };
 
 /* --- exports ------------------------------------------------------------ */
@@ -130,6 +131,7 @@ struct replicator {
     struct nbd_server *nbd;
     struct stream *stream;
     struct tls_ctx *client_tls, *server_tls, *control_tls;
+    struct tls_ctx *nbd_tls; /* trusts this site alone, not the paired ones */
     struct rep_volume *volumes;
     unsigned n_volumes;
     struct rep_store stores[REP_STORES_MAX];

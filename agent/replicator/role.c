@@ -89,6 +89,10 @@ load_tls(struct role *r, const char *chain, const char *key, struct err *err)
     if (rc == 0)
         rc = tls_ctx_new(&server, &rep->control_tls, err);
     if (rc == 0)
+        rc = tls_ctx_new(&server, &rep->nbd_tls, err);
+    if (rc == 0)
+        rc = tls_ctx_load_own(rep->nbd_tls, chain, key, err);
+    if (rc == 0)
         rc = tls_ctx_load_own(rep->client_tls, chain, key, err);
     if (rc == 0)
         rc = tls_ctx_load_own(rep->server_tls, chain, key, err);
@@ -223,6 +227,39 @@ backend_of(int io)
     }
 }
 
+static enum sender_compression
+compression_of(int c)
+{
+    switch (c) {
+    case AGENT_COMPRESS_OFF: return COMPRESS_OFF;
+    case AGENT_COMPRESS_LZ4: return COMPRESS_LZ4;
+    case AGENT_COMPRESS_ZSTD: return COMPRESS_ZSTD;
+    default: return COMPRESS_AUTO;
+    }
+}
+
+/* All exports over TCP, to whoever has a certificate of this site. */
+static int
+serve_tcp(struct role *r, struct err *err)
+{
+    struct nbd_listen_config lc = { .tls = r->rep.nbd_tls };
+    struct nbd_listener *l;
+    char text[IO_ADDR_TEXT_MAX];
+    int rc;
+
+    if (!r->cfg->replicator.nbd_tcp.enabled)
+        return 0;
+    rc = io_addr_parse(r->cfg->replicator.nbd_tcp.listen, &lc.addr, err);
+    if (rc == 0)
+        rc = nbd_listen(r->rep.nbd, &lc, &l, err);
+    if (rc < 0)
+        return rc;
+    nbd_listener_addr(l, &lc.addr);
+    io_addr_format(&lc.addr, text);
+    log_line(LOG_INFO, ROOM, "", "volumes are served over TLS at %s, too", text);
+    return 0;
+}
+
 static void
 role_stopped(struct replicator *rep)
 {
@@ -310,6 +347,7 @@ role_paths(struct role *r, char *chain, char *key, struct err *err)
     if (res == 0)
         res = put_text(rc->run_dir, sizeof rc->run_dir, path, "run_dir", err);
     rc->ring_size = r->cfg->replicator.ring_size;
+    rc->compression = compression_of(r->cfg->replicator.link_compression);
     return res;
 }
 
@@ -347,6 +385,8 @@ role_open(struct role *r, struct err *err)
                               role_signal, r, err);
     if (rc == 0)
         rc = replicator_open(rep, err);
+    if (rc == 0)
+        rc = serve_tcp(r, err);
     if (rc == 0)
         rc = stream_listen(rep->stream, &data, &bound, err);
     if (rc < 0)

@@ -75,8 +75,8 @@ source_free(struct source *s)
 /* --- parsing ------------------------------------------------------------ */
 
 static int
-parse_compression(const cJSON *body, enum sender_compression *out,
-                  struct err *err)
+parse_compression(const cJSON *body, enum sender_compression dflt,
+                  enum sender_compression *out, struct err *err)
 {
     static const char *const names[] = { "Auto", "Off", "Lz4", "Zstd" };
     const char *text = "Auto";
@@ -85,7 +85,7 @@ parse_compression(const cJSON *body, enum sender_compression *out,
         return -EINVAL;
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         if (strcasecmp(names[i], text) == 0) {
-            *out = (enum sender_compression)i;
+            *out = i == COMPRESS_AUTO ? dflt : (enum sender_compression)i;
             return 0;
         }
     }
@@ -147,7 +147,8 @@ source_parse(struct source *s, const cJSON *body, struct err *err)
         json_u64(body, "CheckpointIntervalSeconds", JSON_REQUIRED, 1, 900,
                  &interval, err) < 0 ||
         json_bool(body, "Paused", JSON_OPTIONAL, &paused, err) < 0 ||
-        parse_compression(body, &s->compression, err) < 0 ||
+        parse_compression(body, s->rep->cfg.compression, &s->compression, err) <
+            0 ||
         peer_parse(body, &s->peer_agent, &s->peer_site, &s->dial, &s->peer_addr,
                    err) < 0)
         return err->num;

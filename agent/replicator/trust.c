@@ -141,6 +141,22 @@ read_text(struct replicator *rep, const char *name, size_t max)
     return text;
 }
 
+/* Disks over TCP are for certificates of this site only. */
+static int
+trust_own(struct replicator *rep, const char *root, const char *crl,
+          struct err *err)
+{
+    struct pki_trust *own = NULL;
+    int rc = pki_trust_new(&own, err);
+
+    if (rc == 0)
+        rc = trust_add(own, root, crl, err);
+    if (rc == 0 && rep->nbd_tls)
+        tls_ctx_set_trust(rep->nbd_tls, own);
+    pki_trust_free(own);
+    return rc;
+}
+
 /* Build a trust of the own root, what the manager said of revocations, and all
  * sites, and put it to work.  skip: a site that is leaving. */
 static int
@@ -158,6 +174,8 @@ trust_rebuild(struct replicator *rep, const char *own_crl, struct err *err)
                      rep->cfg.state_dir);
     if (rc == 0)
         rc = trust_add(trust, root, own_crl, err);
+    if (rc == 0)
+        rc = trust_own(rep, root, own_crl, err);
     list_for_each (l, &rep->sites) {
         struct rep_peer_site *s = list_entry(l, struct rep_peer_site, link);
         const char *pem = NULL, *crl = NULL;

@@ -47,7 +47,7 @@ configuration(void **state)
         "  vms = ( { name = \"db\"; volumes = (\n"
         "    { name = \"data\"; path = \"/dev/a\"; cache = \"none\"; },\n"
         "    { name = \"log\"; path = \"/dev/b\"; readonly = true; } ); } );\n"
-        "  stores = ( { name = \"main\"; path = \"/srv/j\"; limit = \"1GiB\"; } );\n"
+        "  stores = ( { name = \"main\"; path = \"/srv/j\"; } );\n"
         "};\n";
     const struct agent_volume *v;
     const struct agent_vm *vm;
@@ -73,7 +73,7 @@ configuration(void **state)
     assert_int_equal(v[1].cache, AGENT_CACHE_WRITEBACK);
     assert_true(v[1].read_only);
     st = c.replicator.stores.items;
-    assert_true(st->limit == GIB);
+    assert_string_equal(st->path, "/srv/j");
     assert_int_equal(agent_state_path(&c, "run", path, &e), 0);
     assert_string_equal(path, "/srv/s/run");
     agent_config_release(&c);
