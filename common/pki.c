@@ -26,9 +26,10 @@
 #include "common/text.h"
 
 #define URI_PREFIX "urn:holdfast:"
-/* Arc 2.25 takes a UUID without registration (X.667):
- * d3f1b0f2-6c0a-4f0e-9b39-7f5a8e0f1c42. */
-#define ROLE_OID "2.25.281722039564266557442436540312744565826"
+/* Arc 2.25 takes a UUID as one number without registration (X.667).  This one is
+ * 00000000-0000-0000-1404-90641c627275: GnuTLS, and with it QEMU and libnbd,
+ * refuse certificates whose numbers do not fit 64 bits. */
+#define ROLE_OID "2.25.1442436540312744565"
 
 enum {
     FILE_MAX = 256 * 1024,
