@@ -339,11 +339,19 @@ int
 keys_sign(struct manager *m, EVP_PKEY *key, const char *name,
           const struct uuid *id, X509 **out_cert, struct err *err)
 {
+    static const char host_chars[] = "abcdefghijklmnopqrstuvwxyz"
+                                     "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.";
     struct site_keys *k = m->keys;
     struct pki_leaf leaf = { .who = { k->self.deployment, k->self.site,
                                       TLS_ROLE_REPLICATOR, *id },
                              .name = name };
 
+    /* Foreign NBD clients check a host name: QEMU's tls-hostname is the
+     * replicator's name then.  Our own programs look at the identity. */
+    if (name[strspn(name, host_chars)] == '\0') {
+        leaf.hosts = &name;
+        leaf.n_hosts = 1;
+    }
     return pki_sign_leaf(k->ca, k->ca_key, key, &leaf, wall_ms() / 1000,
                          out_cert, err);
 }
