@@ -5,6 +5,7 @@ here reaches into the product: it runs the programs and calls the REST API.
 """
 
 import base64
+import glob
 import http.client
 import json
 import os
@@ -30,6 +31,18 @@ def holdfastd():
 
 def holdfast():
     return os.path.join(build_dir(), "holdfast")
+
+
+SANITIZERS = ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS")
+
+
+def report_prefix(env):
+    """Where the sanitizers of a sanitizer build write their reports; None if nobody has said."""
+    for var in SANITIZERS:
+        for word in reversed(env.get(var, "").split(":")):
+            if word.startswith("log_path="):
+                return word[len("log_path="):]
+    return None
 
 
 class LabError(Exception):
@@ -376,6 +389,13 @@ class Lab:
         self.sites = [self.london, self.paris]
         for s in self.sites:
             s.env.update(env or {})
+        # A role that a sanitizer ended is simply started again: its report is found by down().
+        self.reports = report_prefix(os.environ)
+        if not self.reports:
+            self.reports = os.path.join(self.base, "sanitizer")
+            for s in self.sites:
+                for var in SANITIZERS:
+                    s.env[var] = ":".join(filter(None, [s.env.get(var), "log_path=" + self.reports]))
         self.vpg_id = None
         self.prepare = None  # called with the lab when its images are there and nothing runs yet
 
@@ -494,8 +514,19 @@ class Lab:
                 s.stop()
             except LabError as e:
                 failed = e
+        self.check_reports()
         if failed:
             raise failed
+
+    def check_reports(self):
+        """No sanitizer has written one."""
+        found = sorted(glob.glob(glob.escape(self.reports) + ".*"))
+        if found:
+            texts = []
+            for path in found:
+                with open(path, encoding="utf-8", errors="replace") as f:
+                    texts.append(f.read())
+            raise LabError("%d sanitizer reports:\n%s" % (len(found), "\n".join(texts)))
 
     def logs(self):
         return "".join("--- %s\n%s" % (s.name, s.tail()) for s in self.sites)

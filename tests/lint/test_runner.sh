@@ -164,14 +164,35 @@ run_it 1 -t 0.5 --grace 1 t/deaf
 [ $(($(now_ms) - start)) -lt 15000 ] || fail "a test that ignores SIGTERM took $(($(now_ms) - start)) ms to end"
 [ ! -e "$(cat deaf.dir)" ] || fail "its directory is still there"
 
-# What a passing test leaves running is ended and told.
+# What a test leaves running is ended, and it has failed.
 script daemon <<S
 #!/bin/sh
 setsid sleep $mark </dev/null >/dev/null 2>&1 &
 S
-run_it 0 t/daemon
+run_it 1 t/daemon
+closes_with "0 passed, 1 failed, 0 skipped"
 expect_text out "left running: sleep $mark"
 nothing_left "sleep $mark"
+
+# A sanitizer's report is a failure and is shown, also when it is about a program whose end nobody looked at.
+script report <<'S'
+#!/bin/sh
+for options in "$ASAN_OPTIONS" "$UBSAN_OPTIONS" "$TSAN_OPTIONS" "$LSAN_OPTIONS"; do
+    echo "what it found" >"${options##*log_path=}.$$"
+done
+S
+run_it 1 t/report
+closes_with "0 passed, 1 failed, 0 skipped"
+expect_text out "1 sanitizer reports"
+expect_text out "| what it found"
+script report_of_cases <<'S'
+#!/bin/sh
+echo '[ RUN      ] one'
+echo "what it found" >"${ASAN_OPTIONS##*log_path=}.1"
+echo '[       OK ] one'
+S
+ASAN_OPTIONS=halt_on_error=1:log_path=/nowhere/to/be/seen run_it 1 t/report_of_cases
+closes_with "1 passed, 1 failed, 0 skipped"
 
 # In parallel, except for one that wants to be alone.
 for n in 1 2; do
