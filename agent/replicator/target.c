@@ -360,11 +360,6 @@ target_retry(struct io_timer *timer)
 static int
 target_receive(struct target *t, struct err *err)
 {
-    struct stream_peer_config pc = {
-        .agent = { t->peer_agent },
-        .dial = t->dial,
-        .addr = t->peer_addr,
-    };
     struct receiver_config rc = {
         .stream = t->rep->stream,
         .journal = t->journal,
@@ -374,15 +369,12 @@ target_receive(struct target *t, struct err *err)
         .generation = t->generation,
         .n_volumes = t->n_volumes,
     };
-    int res = 0;
 
     for (unsigned i = 0; i < t->n_volumes; i++)
         rc.volumes[i] = (struct msg_volume){ .vol = t->volumes[i].vol,
                                              .size = t->volumes[i].size };
-    if (!t->peer)
-        res = stream_peer_get(t->rep->stream, &pc, &t->peer, err);
     rc.peer = t->peer;
-    return res < 0 ? res : receiver_start(&rc, &t->receiver, err);
+    return receiver_start(&rc, &t->receiver, err);
 }
 
 static void
@@ -471,9 +463,21 @@ target_mkdir_done(struct io_work *w)
 static void
 target_open(struct target *t)
 {
+    struct stream_peer_config pc = {
+        .agent = { t->peer_agent },
+        .dial = t->dial,
+        .addr = t->peer_addr,
+    };
+    struct err err = ERR_INIT;
     char id[UUID_TEXT_SIZE];
 
     t->opening = true;
+    /* Known as a peer before the journal is open: its source may dial already
+     * and is told to wait then, instead of being a stranger. */
+    if (!t->peer && stream_peer_get(t->rep->stream, &pc, &t->peer, &err) < 0) {
+        target_fail(t, &err);
+        return;
+    }
     if (t->store->err.num < 0) {
         target_fail(t, &t->store->err);
         return;
