@@ -233,12 +233,33 @@ device_can_punch(struct io_file *f)
     return io_device_queue(f, "write_zeroes_max_bytes", &max) == 0 && max > 0;
 }
 
-/* Tried once, beyond the end, where a hole changes nothing. */
+/* Tried beyond the end, where a hole changes nothing.  ext4 notes a time of
+ * change all the same: it is put back, because it is what tells a later start
+ * whether somebody else wrote the file (lane.super). */
+static bool
+regular_can_punch(struct io_file *f)
+{
+    struct stat before, after;
+    struct timespec times[2] = { { .tv_nsec = UTIME_OMIT } };
+    bool can;
+
+    if (fstat(f->fd, &before) < 0)
+        return false;
+    can = fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    (before.st_size / 4096 + 1) * 4096, 4096) == 0;
+    times[1] = before.st_mtim;
+    if (fstat(f->fd, &after) == 0 &&
+        (after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
+         after.st_mtim.tv_nsec != before.st_mtim.tv_nsec))
+        (void)futimens(f->fd, times); /* else the next start syncs */
+    return can;
+}
+
+/* Tried once. */
 bool
 io_file_can_punch(struct io_file *f)
 {
     unsigned bits = atomic_load(&f->bits);
-    struct stat st;
     bool can;
 
     if (f->ops)
@@ -247,12 +268,7 @@ io_file_can_punch(struct io_file *f)
         return (bits & IO_FILE_CAN_PUNCH) && !(bits & IO_FILE_NO_PUNCH);
     if (f->read_only)
         return false;
-    if (f->is_block)
-        can = device_can_punch(f);
-    else
-        can = fstat(f->fd, &st) == 0 &&
-              fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                        (st.st_size / 4096 + 1) * 4096, 4096) == 0;
+    can = f->is_block ? device_can_punch(f) : regular_can_punch(f);
     atomic_fetch_or(&f->bits, can ? IO_FILE_CAN_PUNCH : IO_FILE_NO_PUNCH);
     return can;
 }

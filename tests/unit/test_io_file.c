@@ -523,6 +523,26 @@ test_identity(void **state)
     io_file_close(a2);
 }
 
+/* The time of change proves to the next start that nobody wrote the file. */
+static void
+test_asking_for_holes_leaves_the_time(void **state)
+{
+    struct ctx *c = *state;
+    struct io_file *f = open_new(c, "time", 0);
+    char *path = in_dir(c, "time");
+    struct timespec old[2] = { { .tv_sec = 1000000000 },
+                               { .tv_sec = 1000000000, .tv_nsec = 5 } };
+    struct io_file_info info;
+
+    assert_int_equal(truncate(path, MEG), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, old, 0), 0);
+    (void)io_file_can_punch(f);
+    assert_int_equal(io_file_info(f, &info, NULL), 0);
+    assert_int_equal(info.mtime_ns, UINT64_C(1000000000000000005));
+    io_file_close(f);
+    free(path);
+}
+
 static struct ctx ctxs[] = {
     { .backend = IO_BACKEND_URING, .under = "/dev/shm" },
     { .backend = IO_BACKEND_EPOLL, .under = "/dev/shm" },
@@ -569,6 +589,7 @@ main(void)
         cmocka_unit_test(test_open_errors),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_asking_for_holes_leaves_the_time),
     };
     int failed = 0;
 
