@@ -177,6 +177,9 @@ static const struct config_option replicator_options[] = {
 };
 
 static const struct config_option options[] = {
+    { .name = "format", .type = CONFIG_INT, .offset = AT(format),
+      .def = "1", .min = 1, .max = 1000000,
+      .help = "Version of this file's form; a release refuses a newer one." },
     { .name = "state_dir", .type = CONFIG_PATH, .offset = AT(state_dir),
       .def = "/var/lib/holdfast",
       .help = "Directory made by holdfastd init or join." },
@@ -220,6 +223,14 @@ check_whole(const struct agent_config *cfg, struct err *err)
 static int
 finish(const char *path, struct agent_config *cfg, struct err *err)
 {
+    if (cfg->format > AGENT_CONFIG_FORMAT) {
+        (void)err_set(err, -EPROTONOSUPPORT, ERR_AGT_0002,
+                      "%s: format %llu is of a newer release, this one reads %d",
+                      path, (unsigned long long)cfg->format,
+                      AGENT_CONFIG_FORMAT);
+        agent_config_release(cfg);
+        return -EPROTONOSUPPORT;
+    }
     int rc;
 
     cfg->path = realpath(path, NULL);

@@ -44,7 +44,12 @@ struct agent_store {
     char *name, *path;
 };
 
+enum {
+    AGENT_CONFIG_FORMAT = 1
+};
+
 struct agent_config {
+    uint64_t format;
     char *path; /* of the file, absolute; for reading it again on SIGHUP */
 
     char *state_dir;

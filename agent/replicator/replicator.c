@@ -62,6 +62,14 @@ save_done(struct io_work *w)
     free(sv);
 }
 
+char *
+rep_body_text(cJSON *body)
+{
+    cJSON_DeleteItemFromObject(body, "Format");
+    cJSON_AddNumberToObject(body, "Format", REP_FORMAT);
+    return cJSON_Print(body);
+}
+
 void
 rep_save(struct replicator *rep, const char *name, const char *text,
          void (*done)(void *arg, int res), void *arg)
@@ -109,6 +117,7 @@ rep_load_dir(struct replicator *rep, const char *dir,
         struct err why = ERR_INIT;
         uint8_t *text = NULL;
         cJSON *body = NULL;
+        uint64_t format = 1;
         size_t len = 0;
 
         if (!ends_with(names[i], ".json"))
@@ -120,6 +129,15 @@ rep_load_dir(struct replicator *rep, const char *dir,
                 0) {
             err_prefix(&why, "%s", file);
             log_err(LOG_ERROR, ROOM, "", "loading", &why);
+        } else if (json_u64(body, "Format", JSON_OPTIONAL, 1, UINT32_MAX,
+                            &format, &why) < 0 ||
+                   format > REP_FORMAT) {
+            /* Going on without it would serve a protected volume as if it were
+             * none. */
+            rc = err_set(err, -EPROTONOSUPPORT, ERR_REP_0019,
+                         "%s has format %llu, of a newer release; this one "
+                         "reads %d",
+                         file, (unsigned long long)format, REP_FORMAT);
         } else {
             each(rep, body);
         }

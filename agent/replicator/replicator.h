@@ -35,6 +35,7 @@ enum {
     REP_VIEWS_MAX = 64, /* a target's */
     REP_ALERTS_MAX = 8, /* a target's, newest kept */
     REP_CONFIG_MAX = 1024 * 1024,
+    REP_FORMAT = 1, /* of the JSON files in the state directory */
 };
 
 struct replicator;
@@ -150,6 +151,8 @@ void
 replicator_stop(struct replicator *rep, void (*stopped)(struct replicator *));
 struct rep_store *store_by_id(struct replicator *rep, const struct uuid *id);
 
+/* A kept object's text with its format; to be freed with cJSON_free(). */
+char *rep_body_text(cJSON *body);
 /* Write text to <state_dir>/name durably on a worker; done(arg, res). */
 void rep_save(struct replicator *rep, const char *name, const char *text,
               void (*done)(void *arg, int res), void *arg);

@@ -522,7 +522,7 @@ static void
 source_save(struct source *s, struct ctl_call *c)
 {
     char file[SOURCE_DIR_NAME_MAX];
-    char *text = cJSON_Print(s->body);
+    char *text = rep_body_text(s->body);
 
     s->call = c;
     source_file(s, file, sizeof file, ".json");

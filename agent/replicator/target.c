@@ -554,7 +554,7 @@ static void
 target_save(struct target *t, struct ctl_call *c)
 {
     char file[TARGET_FILE_MAX];
-    char *text = cJSON_Print(t->body);
+    char *text = rep_body_text(t->body);
 
     t->call = c;
     target_file(t, file, sizeof file);

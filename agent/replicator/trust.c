@@ -350,7 +350,7 @@ trust_put_site(struct ctl_call *c)
     }
     site_free(old);
     site_file(&c->object, file);
-    text = cJSON_Print(c->body);
+    text = rep_body_text(c->body);
     rep_save(rep, file, text, trust_saved, c);
     cJSON_free(text);
 }

@@ -57,6 +57,9 @@ configuration(void **state)
     char path[FILE_PATH_SIZE];
 
     (void)state;
+    assert_int_equal(agent_config_parse("format = 2;\n", "t", &c, &e),
+                     -EPROTONOSUPPORT);
+    assert_int_equal(e.code, ERR_AGT_0002);
     assert_int_equal(agent_config_parse(text, "t", &c, &e), 0);
     assert_true(agent_config_has_role(&c, "replicator"));
     assert_false(agent_config_has_role(&c, "manager"));
