@@ -20,6 +20,7 @@
 
 enum {
     HELLO_DEADLINE_S = 10,
+    MEM_STEP = 128 * 1024, /* sizes of what frames are received in */
     REDIAL_MIN_MS = 100,
     STABLE_S = 5, /* a link that held this long is dialled at once again */
 };
@@ -152,6 +153,12 @@ link_blocked_ns(const struct stream_peer *p)
 
     return p->blocked_ns +
            (c && c->blocked_since != 0 ? now - c->blocked_since : 0);
+}
+
+uint64_t
+link_unsent(const struct stream_peer *p)
+{
+    return p->up ? io_chan_unsent(p->conn[LINK_DATA]->ch) : 0;
 }
 
 uint32_t
@@ -766,11 +773,14 @@ conn_header(struct conn *c)
 
         if (!c->mem || c->mem_size < size) {
             io_mem_free(c->mem, c->mem_size);
-            c->mem_size = size;
-            c->mem = io_mem_alloc(size);
+            /* few lengths, so that memory is used again */
+            c->mem_size = round_up(size, MEM_STEP);
+            c->mem = io_mem_alloc_uncleared(c->mem_size);
             if (!c->mem)
                 return -ENOMEM;
         }
+        /* what is written to disk behind the frame is not left over data */
+        memset(c->mem + c->mem_len, 0, size - c->mem_len);
     }
     c->in_body = true;
     return 0;

@@ -112,6 +112,8 @@ link_control(struct stream_peer *p, const struct frame *f, const uint8_t *body);
 void link_kick(struct stream_peer *p);
 /* How long the data connection has kept us waiting, in all. */
 uint64_t link_blocked_ns(const struct stream_peer *p);
+/* Bytes that the transport of the data connection has not sent yet. */
+uint64_t link_unsent(const struct stream_peer *p);
 /* A handle that no frame under way carries. */
 uint32_t link_handle(struct stream_peer *p);
 void link_break(struct stream_peer *p, const char *fmt, ...) PRINTF_LIKE(2, 3);

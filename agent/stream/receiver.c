@@ -289,9 +289,12 @@ choose_verdict(const struct receiver *r, const struct msg_lane_open *m,
         /* Recorded before a restart here, and what was found then is not known
          * any more: exact stays false. */
     }
-    if (!t->offered_any || (m->flags & LANE_OPEN_OVERWRITE))
-        return exact ? VERDICT_RESUME : VERDICT_FULL;
-    return exact ? VERDICT_RESUME : VERDICT_VERIFY;
+    if (exact)
+        return VERDICT_RESUME;
+    /* Straight writes lie below all that is in the journal.  Where it holds
+     * entries of a history that may have a hole behind them, these would hide
+     * what is newer: only in-band data is right then. */
+    return t->durable_seq == 0 ? VERDICT_FULL : VERDICT_VERIFY;
 }
 
 int

@@ -33,7 +33,9 @@ enum {
 };
 
 /* Compress while the link is the bottleneck: it kept us waiting for more than
- * half of the last second, and it is slower than LZ4 would be worth. */
+ * half of the last second, or all that the credit allows lies before it, and it
+ * is slower than LZ4 would be worth. */
+#define COMPRESS_UNSENT    (256 * KIB)
 #define COMPRESS_BELOW_BPS (100 * MIB)
 #define COMPRESS_LAG_NS    (NSEC_PER_SEC / 2)
 
@@ -59,8 +61,13 @@ struct sender {
     uint64_t tx_batch;     /* half way out: its memory must stay; 0: none */
     uint64_t durable_told; /* what the target has said */
     bool sync_turn;
+    bool starved; /* the credit is used up */
     /* sync */
     bool need, overwrite;
+    /* The target's journal was empty when the lane was opened, and everything
+     * since then is in the lane: straight writes are right. */
+    bool straight_ok;
+    bool lossy; /* writes were lost behind others that are in the lane */
     uint8_t reason;
     uint64_t seen_collapses;
     struct sync sync;
@@ -398,10 +405,10 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
         s->cfg.super.synced = false;
         sync_abort(&s->sync);
         sender_need(s, RESYNC_INITIAL);
+        s->straight_ok = !s->lossy;
     } else if (m->verdict == VERDICT_VERIFY) {
-        /* It offers points, so straight writes are out of the question. */
-        s->cfg.super.synced = true;
-        if (!s->need || s->reason == RESYNC_INITIAL)
+        s->straight_ok = false;
+        if (!s->need)
             sender_need(s, RESYNC_UNCLEAN);
     }
     log_line(LOG_INFO, ROOM, s->ids, "lane open, verdict %u, from batch %llu",
@@ -438,7 +445,7 @@ static void
 sync_begin_window(struct sender *s)
 {
     const struct lane_super *su = &s->cfg.super;
-    bool straight = !su->synced || s->overwrite;
+    bool straight = s->straight_ok;
     struct resync_begin rb = { .reason = s->reason };
     uint16_t vols[ARRAY_SIZE(su->volumes)];
 
@@ -452,7 +459,7 @@ sync_begin_window(struct sender *s)
     if (capture_resync_begin(s->capture, &rb) < 0)
         return; /* collapsed: wake() comes when there is room */
     log_line(LOG_INFO, ROOM, s->ids, "%s sync of %llu bytes begins",
-             straight ? "initial" : "in-band",
+             straight ? "straight" : "in-band",
              (unsigned long long)rb.scope_bytes);
     sync_begin(&s->sync, straight, vols, s->cfg.volume_sizes, su->n_volumes);
 }
@@ -471,6 +478,7 @@ sync_end_window(struct sender *s)
     sync_abort(&s->sync);
     s->need = false;
     s->overwrite = false;
+    s->straight_ok = false;
     s->cfg.super.synced = true;
     store_super(s);
     log_line(LOG_INFO, ROOM, s->ids, "sync complete");
@@ -485,6 +493,10 @@ sender_check_capture(struct sender *s)
     if (capture_state(s->capture) == CAPTURE_EXACT)
         return;
     capture_stats(s->capture, &st);
+    if (st.entries > 1) { /* more than INCARNATION */
+        s->lossy = true;
+        s->straight_ok = false;
+    }
     if (s->sync.active)
         sync_abort(&s->sync);
     if (!s->need || st.collapses != s->seen_collapses)
@@ -545,6 +557,7 @@ sender_force_sync(struct sender *s, bool overwrite)
     }
     sync_abort(&s->sync);
     s->overwrite = overwrite;
+    s->straight_ok = false; /* what the journal holds is not trusted */
     sender_need(s, RESYNC_FORCED);
     if (overwrite && s->peer->up)
         sender_open_lane(s); /* the target gives up its points first */
@@ -597,7 +610,8 @@ fill_batch(struct sender *s, struct tx_frame *tx)
         return false;
     }
     s->held = b;
-    if (b->size > s->credit || s->inflight > s->credit - b->size)
+    s->starved = b->size > s->credit || s->inflight > s->credit - b->size;
+    if (s->starved)
         return false; /* CREDIT or DURABLE comes back here */
     s->held = NULL;
     tx_begin(s, tx);
@@ -802,8 +816,10 @@ choose_codec(struct sender *s, uint64_t lag_ns)
     uint64_t blocked_ns = link_blocked_ns(s->peer);
     uint64_t blocked = blocked_ns - s->last_blocked_ns;
     uint64_t sent = s->peer->tx_bytes - s->last_tx_bytes;
-    bool bottleneck = blocked > STATUS_MS * NSEC_PER_MSEC / 2 &&
-                      sent < COMPRESS_BELOW_BPS && lag_ns > COMPRESS_LAG_NS;
+    bool full = blocked > STATUS_MS * NSEC_PER_MSEC / 2 ||
+                (s->starved && link_unsent(s->peer) > COMPRESS_UNSENT);
+    bool bottleneck =
+        full && sent < COMPRESS_BELOW_BPS && lag_ns > COMPRESS_LAG_NS;
 
     s->last_blocked_ns = blocked_ns;
     s->last_tx_bytes = s->peer->tx_bytes;

@@ -128,7 +128,7 @@ const struct lane_super *sender_super(const struct sender *s);
 void sender_set_interval(struct sender *s, uint64_t cut_interval_ns);
 void sender_set_compression(struct sender *s, enum sender_compression c);
 /* Resync everything in-band; with overwrite the points at the other site are
- * given up and data goes straight into the replicas. */
+ * given up first, so that the journal can be emptied while it runs. */
 void sender_force_sync(struct sender *s, bool overwrite);
 
 /* A checkpoint now.  -EAGAIN during a sync (err tells the progress). */

@@ -10,6 +10,11 @@
  * SYNC_AGAIN it is simply read again.  Nothing is remembered across restarts:
  * an unclean start syncs whole.
  *
+ * Straight writes go below everything that the journal holds, so they are right
+ * only while the lane has lost nothing since the journal was empty; after a
+ * loss an entry of before it would hide newer straight data for ever.  The
+ * sender decides; after any loss a sync is in-band.
+ *
  * Ids of straight writes go on over all syncs of one opening of the lane, so
  * that a late SYNC_DONE for a sync that was given up confirms nothing of the
  * next one.
@@ -240,7 +245,7 @@ range_read(struct sync_range *r)
     r->rq.buf = NULL;
     range_set(r, RANGE_READING);
     if (y->straight && !r->hole) {
-        r->buf = r->rq.buf = io_mem_alloc(SYNC_PIECE);
+        r->buf = r->rq.buf = io_mem_alloc_uncleared(SYNC_PIECE);
         if (!r->buf) {
             range_read_failed(r, -ENOMEM);
             return false;

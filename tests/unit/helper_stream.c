@@ -55,7 +55,8 @@ proxy_cut(struct proxy *p)
 static bool
 may_pass(const struct proxy *p, unsigned from)
 {
-    return !p->stalled && !(p->stall_up && from == 0);
+    return !p->stalled && !(p->stall_up && from == 0) &&
+           !(p->rate && p->tokens == 0);
 }
 
 /* What flows in at end `from`; false: the pair is gone. */
@@ -64,16 +65,18 @@ pair_flow(struct pair *r, unsigned from)
 {
     struct pipe_end *e = &r->end[from], *o = &r->end[!from];
     struct proxy *p = r->p;
-    uint64_t budget = p->rate ? p->rate : UINT64_MAX;
 
     if (!e->open || !o->open || !may_pass(p, from))
         return true;
-    while (budget > 0) {
+    while (!p->rate || p->tokens > 0) {
         struct iovec iov;
         int64_t n;
 
         if (e->n == 0) {
-            uint64_t want = MIN((uint64_t)PIPE_SIZE, budget);
+            uint64_t want = PIPE_SIZE;
+
+            if (p->rate)
+                want = MIN(want, p->tokens);
 
             if (p->cut_at > p->passed)
                 want = MIN(want, p->cut_at - p->passed);
@@ -90,7 +93,7 @@ pair_flow(struct pair *r, unsigned from)
                 p->flip_at = 0;
             }
             p->passed += e->n;
-            budget -= MIN(budget, e->n);
+            p->tokens -= MIN(p->tokens, e->n);
         }
         iov = (struct iovec){ e->buf, e->n };
         n = io_chan_writev(o->ch, &iov, 1);
@@ -167,6 +170,21 @@ proxy_accepted(void *arg, struct io_chan *ch)
         pair_free(r);
 }
 
+static void
+proxy_tick(struct io_timer *t)
+{
+    struct proxy *p = container_of(t, struct proxy, tick);
+    uint64_t now = io_mono_fresh(p->loop);
+
+    io_timer_set(t, NSEC_PER_MSEC);
+    if (p->rate == 0)
+        return;
+    p->tokens += (now - p->filled_ns) * p->rate / NSEC_PER_MSEC;
+    p->tokens = MIN(p->tokens, 20 * p->rate);
+    p->filled_ns = now;
+    proxy_push(p);
+}
+
 void
 proxy_start(struct proxy *p, struct io_loop *loop, const struct io_addr *listen,
             const struct io_addr *to)
@@ -176,6 +194,8 @@ proxy_start(struct proxy *p, struct io_loop *loop, const struct io_addr *listen,
 
     *p = (struct proxy){ .loop = loop, .to = *to };
     list_init(&p->pairs);
+    io_timer_init(&p->tick, loop, proxy_tick);
+    io_timer_set(&p->tick, 0);
     assert_int_equal(io_listen(loop, &cfg, proxy_accepted, p, &p->listener, &err),
                      0);
 }
@@ -184,6 +204,7 @@ void
 proxy_stop(struct proxy *p)
 {
     io_listener_close(p->listener);
+    io_timer_stop(&p->tick);
     proxy_cut(p);
 }
 
@@ -232,6 +253,8 @@ lab_below(struct lab *l, uint64_t n)
     return l->rng % n;
 }
 
+static struct list all_labs = { &all_labs, &all_labs };
+
 void
 lab_init(struct lab *l, struct end *a, struct end *b, const char *dir,
          uint8_t id, uint64_t size, uint64_t seed)
@@ -250,6 +273,7 @@ lab_init(struct lab *l, struct end *a, struct end *b, const char *dir,
         .compression = COMPRESS_OFF,
         .fresh = true,
     };
+    list_push_back(&all_labs, &l->link);
     memset(l->vpg.u.b, id, 16);
     memset(l->generation.u.b, 0x77, 16);
     snprintf(l->dir, sizeof l->dir, "%s", dir);
@@ -269,6 +293,7 @@ lab_init(struct lab *l, struct end *a, struct end *b, const char *dir,
 void
 lab_release(struct lab *l)
 {
+    list_del(&l->link);
     for (unsigned i = 0; i < LAB_VOLS; i++) {
         blkdev_close(l->dev[i]);
         free(l->image[i]);
@@ -629,8 +654,11 @@ see_cuts(struct lab *l)
 void
 lab_turn(struct lab *l)
 {
+    struct list *at;
+
     assert_int_equal(io_loop_turn(l->a->loop, 5 * NSEC_PER_MSEC), 0);
-    see_cuts(l);
+    list_for_each (at, &all_labs)
+        see_cuts(list_entry(at, struct lab, link));
 }
 
 void

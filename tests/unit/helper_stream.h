@@ -17,9 +17,11 @@ struct proxy {
     uint64_t passed;  /* bytes, all connections, both directions */
     uint64_t cut_at;  /* cut everything when so much has passed; 0: never */
     uint64_t flip_at; /* flip a bit of this byte; 0: never */
-    uint64_t rate;    /* bytes a turn and direction; 0: no limit */
-    bool stalled;     /* nothing passes, nothing is closed */
-    bool stall_up;    /* nothing passes from the dialler */
+    uint64_t rate;    /* bytes a millisecond; 0: no limit */
+    uint64_t tokens, filled_ns;
+    struct io_timer tick;
+    bool stalled;  /* nothing passes, nothing is closed */
+    bool stall_up; /* nothing passes from the dialler */
     unsigned accepted, cuts;
 };
 void proxy_start(struct proxy *p, struct io_loop *loop,
@@ -53,6 +55,7 @@ struct lab_cut {
 };
 
 struct lab { /* one lane: source, target, and what must be found there */
+    struct list link;
     struct end *a, *b;               /* source and target */
     struct io_addr *dial_a, *dial_b; /* whom the ends dial; NULL: they wait */
     char dir[300];
