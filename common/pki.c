@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -679,6 +680,70 @@ pki_sign_leaf(X509 *ca, EVP_PKEY *ca_key, EVP_PKEY *leaf_key,
                        "certificate \"%s\": not a leaf of this CA's site",
                        leaf->name);
     return make_cert(&d, leaf, out_cert, err);
+}
+
+enum {
+    HOSTS_MAX = 64,
+    HOST_TEXT_MAX = 256
+};
+
+/* DNS names and addresses as text; how many, or a negative errno. */
+static int
+leaf_hosts(const X509 *cert, char (*out)[HOST_TEXT_MAX])
+{
+    GENERAL_NAMES *names =
+        X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
+    int n = 0;
+
+    for (int i = 0; i < sk_GENERAL_NAME_num(names) && n < HOSTS_MAX; i++) {
+        const GENERAL_NAME *g = sk_GENERAL_NAME_value(names, i);
+        const unsigned char *p;
+        int len;
+
+        if (g->type == GEN_DNS) {
+            p = ASN1_STRING_get0_data(g->d.dNSName);
+            len = ASN1_STRING_length(g->d.dNSName);
+            if (len > 0 && len < HOST_TEXT_MAX)
+                (void)snprintf(out[n++], HOST_TEXT_MAX, "%.*s", len,
+                               (const char *)p);
+        } else if (g->type == GEN_IPADD) {
+            p = ASN1_STRING_get0_data(g->d.iPAddress);
+            len = ASN1_STRING_length(g->d.iPAddress);
+            if ((len == 4 || len == 16) &&
+                inet_ntop(len == 4 ? AF_INET : AF_INET6, p, out[n],
+                          HOST_TEXT_MAX))
+                n++;
+        }
+    }
+    GENERAL_NAMES_free(names);
+    return n;
+}
+
+int
+pki_renew_leaf(X509 *ca, EVP_PKEY *ca_key, const X509 *old, EVP_PKEY *key,
+               uint64_t now_s, X509 **out_cert, struct err *err)
+{
+    char(*hosts)[HOST_TEXT_MAX] = calloc(HOSTS_MAX, sizeof *hosts);
+    const char *list[HOSTS_MAX];
+    char name[PKI_NAME_MAX + 1] = "";
+    struct pki_leaf leaf = { .name = name, .hosts = list };
+    int n, rc = pki_cert_identity(old, &leaf.who, err);
+
+    if (!hosts)
+        rc = err_set(err, -ENOMEM, ERR_GEN_0002, "certificate: out of memory");
+    if (rc < 0) {
+        free(hosts);
+        return rc;
+    }
+    (void)X509_NAME_get_text_by_NID(X509_get_subject_name(old), NID_commonName,
+                                    name, sizeof name);
+    n = leaf_hosts(old, hosts);
+    for (int i = 0; i < n; i++)
+        list[i] = hosts[i];
+    leaf.n_hosts = (size_t)n;
+    rc = pki_sign_leaf(ca, ca_key, key, &leaf, now_s, out_cert, err);
+    free(hosts);
+    return rc;
 }
 
 /* ---- Requests ------------------------------------------------------------ */

@@ -110,6 +110,11 @@ int pki_sign_leaf(X509 *ca, EVP_PKEY *ca_key, EVP_PKEY *leaf_key,
                   const struct pki_leaf *leaf, uint64_t now_s, X509 **out_cert,
                   struct err *err);
 
+/* The same leaf again for another key: identity, name and hosts are those of
+ * old, the times are new (PKI_LEAF_S from now on). */
+int pki_renew_leaf(X509 *ca, EVP_PKEY *ca_key, const X509 *old, EVP_PKEY *key,
+                   uint64_t now_s, X509 **out_cert, struct err *err);
+
 /* Requests, in DER.  The only things taken from one are the key, which must be
  * P-256 and have signed it, and the name (checked with text_name_ok()). */
 int pki_csr_make(EVP_PKEY *key, const char *name, struct buf *out_der,
