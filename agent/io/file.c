@@ -42,6 +42,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -705,6 +706,20 @@ io_file_extents_sync(struct io_file *f, uint64_t off, uint64_t len,
 
 /* --- memory ------------------------------------------------------------------ */
 
+enum {
+    KEEP_MIN = 128 * 1024, /* below this, faults are few */
+    KEEP_MAX = 2 * 1024 * 1024,
+    KEEP_N = 16,
+    KEEP_BYTES = 12 * 1024 * 1024,
+};
+
+/* Freed blocks for io_mem_alloc_uncleared(). */
+static struct {
+    pthread_mutex_t lock; /* guards all; a leaf */
+    struct iovec block[KEEP_N];
+    size_t n, bytes;
+} kept = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
 void *
 io_mem_alloc(size_t len)
 {
@@ -714,9 +729,55 @@ io_mem_alloc(size_t len)
     return p == MAP_FAILED ? NULL : p;
 }
 
+void *
+io_mem_alloc_uncleared(size_t len)
+{
+    void *p = NULL;
+
+    pthread_mutex_lock(&kept.lock);
+    for (size_t i = kept.n; !p && i-- > 0;) {
+        if (kept.block[i].iov_len != len)
+            continue;
+        p = kept.block[i].iov_base;
+        kept.bytes -= len;
+        kept.block[i] = kept.block[--kept.n];
+    }
+    pthread_mutex_unlock(&kept.lock);
+    return p ? p : io_mem_alloc(len);
+}
+
+/* Takes p, and gives back in *old what must make room for it. */
+static bool
+keep(void *p, size_t len, struct iovec *old)
+{
+    bool taken = false;
+
+    *old = (struct iovec){ 0 };
+    pthread_mutex_lock(&kept.lock);
+    if (kept.n == KEEP_N || kept.bytes + len > KEEP_BYTES) {
+        *old = kept.block[0];
+        kept.bytes -= old->iov_len;
+        kept.n--;
+        memmove(kept.block, kept.block + 1, kept.n * sizeof *kept.block);
+    }
+    if (kept.bytes + len <= KEEP_BYTES) {
+        kept.block[kept.n++] = (struct iovec){ .iov_base = p, .iov_len = len };
+        kept.bytes += len;
+        taken = true;
+    }
+    pthread_mutex_unlock(&kept.lock);
+    return taken;
+}
+
 void
 io_mem_free(void *p, size_t len)
 {
-    if (p)
+    struct iovec old = { 0 };
+
+    if (!p)
+        return;
+    if (len < KEEP_MIN || len > KEEP_MAX || !keep(p, len, &old))
         (void)munmap(p, len); /* only fails for what was never mapped */
+    if (old.iov_base)
+        (void)munmap(old.iov_base, old.iov_len);
 }

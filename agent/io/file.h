@@ -142,8 +142,13 @@ int io_read_whole(struct io_loop *loop, const char *path, size_t max,
 int io_replace_whole(struct io_loop *loop, const char *path, const void *data,
                      size_t len, struct err *err);
 
-/* Page-aligned memory for direct I/O; NULL when there is none. */
+/* Page-aligned memory for direct I/O, zeroed; NULL when there is none. */
 void *io_mem_alloc(size_t len);
 void io_mem_free(void *p, size_t len);
+/* The same, but it may hold anything: for buffers that are filled before they
+ * are looked at.  Some of what is freed is kept for the next call with exactly
+ * this length, since pages fresh from the kernel cost more than most of what is
+ * done with them.  From any thread. */
+void *io_mem_alloc_uncleared(size_t len);
 
 #endif

@@ -573,6 +573,46 @@ teardown(void **state)
     return 0;
 }
 
+/* Memory that comes back has the length asked for and is nobody else's; what is
+ * asked for cleared is zeroed, and more than a little is never kept. */
+static void
+test_memory_is_used_again(void **state)
+{
+    enum {
+        LEN = 256 * 1024,
+        N = 64
+    };
+    uint8_t *p[N], *q;
+
+    UNUSED(state);
+    for (unsigned i = 0; i < N; i++) {
+        p[i] = io_mem_alloc_uncleared(LEN);
+        assert_non_null(p[i]);
+        memset(p[i], (int)i + 1, LEN);
+    }
+    for (unsigned i = 0; i < N; i++)
+        io_mem_free(p[i], LEN);
+    for (unsigned i = 0; i < N; i++) {
+        p[i] = io_mem_alloc_uncleared(LEN);
+        assert_non_null(p[i]);
+        assert_int_equal((uintptr_t)p[i] % 4096, 0);
+        for (unsigned k = 0; k < i; k++)
+            assert_ptr_not_equal(p[i], p[k]);
+        memset(p[i], 0xee, LEN);
+    }
+    for (unsigned i = 0; i < N; i++)
+        io_mem_free(p[i], LEN);
+    q = io_mem_alloc_uncleared(2 * LEN); /* none of this length was freed */
+    assert_non_null(q);
+    assert_int_equal(q[0] | q[2 * LEN - 1], 0);
+    io_mem_free(q, 2 * LEN);
+    q = io_mem_alloc(LEN);
+    assert_non_null(q);
+    for (size_t i = 0; i < LEN; i += 512)
+        assert_int_equal(q[i], 0);
+    io_mem_free(q, LEN);
+}
+
 int
 main(void)
 {
