@@ -75,7 +75,7 @@ replicator = {
     control_listen = "127.0.0.1:%d"; data_listen = "127.0.0.1:%d"; advertise = "127.0.0.1"; ring_size = "16MiB";
     run_dir = "%s/n";
     vms = ( { name = "vm-%s"; volumes = ( { name = "data"; path = "%s"; } ); } );
-    stores = ( { name = "main"; path = "%s/store"; limit = "1GiB"; } );
+    stores = ( { name = "main"; path = "%s/store"; } );
 };
 """ % (self.state, ", ".join('"%s"' % r for r in roles), self.name, self.api, self.peer, self.control, self.data, self.dir,
                 self.name, self.disk, self.dir))
