@@ -397,6 +397,7 @@ class Lab:
                 for var in SANITIZERS:
                     s.env[var] = ":".join(filter(None, [s.env.get(var), "log_path=" + self.reports]))
         self.vpg_id = None
+        self.basic = {}  # more of a new VPG's basic settings
         self.prepare = None  # called with the lab when its images are there and nothing runs yet
 
     def up(self, protect=True, sync_seconds=120):
@@ -444,6 +445,7 @@ class Lab:
             "RecoverySiteIdentifier": there, "RpoInSeconds": 60,
             "JournalHistoryInHours": self.history_hours,
             "CheckpointIntervalInSeconds": self.interval})
+        settings["Basic"].update(self.basic)
         settings["Recovery"].update({"DefaultHostIdentifier": host,
                                      "DefaultDatastoreIdentifier": store})
         settings["Journal"]["DatastoreIdentifier"] = store
