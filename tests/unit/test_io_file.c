@@ -629,6 +629,7 @@ main(void)
         cmocka_unit_test(test_open_errors),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_memory_is_used_again),
         cmocka_unit_test(test_asking_for_holes_leaves_the_time),
     };
     int failed = 0;
