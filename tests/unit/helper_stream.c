@@ -177,8 +177,6 @@ proxy_tick(struct io_timer *t)
     uint64_t now = io_mono_fresh(p->loop);
 
     io_timer_set(t, NSEC_PER_MSEC);
-    if (p->rate == 0)
-        return;
     p->tokens += (now - p->filled_ns) * p->rate / NSEC_PER_MSEC;
     p->tokens = MIN(p->tokens, 20 * p->rate);
     p->filled_ns = now;
@@ -254,6 +252,12 @@ lab_below(struct lab *l, uint64_t n)
 }
 
 static struct list all_labs = { &all_labs, &all_labs };
+
+void
+labs_reset(void)
+{
+    list_init(&all_labs);
+}
 
 void
 lab_init(struct lab *l, struct end *a, struct end *b, const char *dir,

@@ -91,6 +91,8 @@ struct lab { /* one lane: source, target, and what must be found there */
     int res;
     struct journal_view *view;
 };
+/* Forget the labs of a test that has failed. */
+void labs_reset(void);
 /* Memory, volumes, directories; nothing runs yet. */
 void lab_init(struct lab *l, struct end *a, struct end *b, const char *dir,
               uint8_t id, uint64_t size, uint64_t seed);
