@@ -404,6 +404,7 @@ source_stopped(void *arg)
     void (*then)(struct source *) = s->then;
 
     s->sender = NULL;
+    s->stopping = false;
     for (unsigned i = 0; i < s->n_volumes; i++)
         capture_detach(s->capture, s->volumes[i].vol);
     capture_free(s->capture);
@@ -419,7 +420,10 @@ source_stop(struct source *s, void (*then)(struct source *s))
 {
     s->then = then;
     io_timer_stop(&s->retry);
+    if (s->stopping) /* for another reason: this one counts */
+        return;
     if (s->sender) {
+        s->stopping = true;
         sender_stop(s->sender, source_stopped, s);
         return;
     }
@@ -436,7 +440,8 @@ source_restart(void *arg)
 {
     struct source *s = arg;
 
-    source_stop(s, source_start);
+    if (!s->rep->stopping) /* else it is being drained, or stopped already */
+        source_stop(s, source_start);
 }
 
 /* --- from the state directory ------------------------------------------- */
@@ -917,7 +922,8 @@ sources_stop(struct replicator *rep, void (*done)(struct replicator *rep))
     *all = (struct stopping){ .rep = rep, .left = 1, .done = done };
     list_for_each (l, &rep->sources) {
         struct source *s = list_entry(l, struct source, link);
-        struct one_stop *o = s->sender ? calloc(1, sizeof *o) : NULL;
+        struct one_stop *o =
+            s->sender && !s->stopping ? calloc(1, sizeof *o) : NULL;
 
         io_timer_stop(&s->retry);
         if (!o)
