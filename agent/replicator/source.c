@@ -780,7 +780,7 @@ source_checkpoint(struct ctl_call *c)
     struct err err = ERR_INIT;
     struct json_writer w;
     struct buf out;
-    uint64_t cut_no, wall_ns;
+    uint64_t cut_no = 0, wall_ns = 0;
     unsigned k;
 
     if (!s)

@@ -616,8 +616,12 @@ world_begin(uint64_t seed)
                       w.n_cancels, w.n_fails, w.n_drops };
 
     memset(&w, 0, sizeof w);
-    w.n_cuts = n[0], w.n_gaps = n[1], w.n_resyncs = n[2];
-    w.n_cancels = n[3], w.n_fails = n[4], w.n_drops = n[5];
+    w.n_cuts = n[0];
+    w.n_gaps = n[1];
+    w.n_resyncs = n[2];
+    w.n_cancels = n[3];
+    w.n_fails = n[4];
+    w.n_drops = n[5];
     rnd.s = seed * 0x9e3779b97f4a7c15u;
     for (int i = 0; i < 8; i++)
         (void)rnd_next(&rnd);
