@@ -14,6 +14,7 @@ must then be a prefix of that history:
 import random
 import struct
 import threading
+import time
 import zlib
 
 import nbd
@@ -140,11 +141,14 @@ class History:
 class Writer(threading.Thread):
     """Writes to one volume over NBD until stopped; reconnects when cut off."""
 
-    def __init__(self, history, volume, uri, seed, depth=16, overlap=False, fua=0.02, flush=0.02):
+    def __init__(self, history, volume, uri, seed, depth=16, overlap=False, fua=0.02, flush=0.02, burst=0, rate=0):
         super().__init__(daemon=True)
         self.h, self.volume, self.uri = history, volume, uri
         self.rng = random.Random(seed)
         self.depth, self.overlap, self.fua, self.flush = depth, overlap, fua, flush
+        self.burst = burst  # writes of the same few blocks, all in flight at once, before the end
+        self.rate, self.allowed = rate, 0  # writes a second; 0: as many as go
+        self.hang_up = threading.Event()
         self.stop_it = threading.Event()
         self.pause = threading.Event()
         self.idle = threading.Event()
@@ -182,15 +186,22 @@ class Writer(threading.Thread):
                     break
                 self.h.dead(flying.values())
                 flying.clear()
+            if self.hang_up.is_set():  # with what is in flight
+                self.hang_up.clear()
+                handle = None
+                self.reconnects += 1
+                continue
             try:
                 self.step(handle, flying)
             except nbd.Error as e:
-                if e.errno in ("EIO", "ENOSPC", "EINVAL", "EPERM"):
+                if "command failed" in str(e) and e.errno in ("EIO", "ENOSPC", "EINVAL", "EPERM"):
                     self.errors.append(str(e))
                 handle = None
                 self.reconnects += 1
         if handle is not None:
             try:
+                for n in range(self.burst):
+                    self.send(handle, flying, self.rng.randrange(0, 32), self.rng.choice((1, 2, 8)))
                 while flying:
                     handle.poll(1000)
                     self.reap(handle, flying)
@@ -215,6 +226,11 @@ class Writer(threading.Thread):
             self.stop_it.wait(0.02)
             return
         self.idle.clear()
+        if self.rate:
+            now = time.monotonic()
+            if self.allowed > now and self.stop_it.wait(min(self.allowed - now, 0.05)):
+                return
+            self.allowed = max(self.allowed, now - 0.05)
         busy = {b for w in flying.values() if w for b in range(w.first, w.first + w.count)}
         while len(flying) < self.depth:
             spot = self.pick(busy)
@@ -222,19 +238,25 @@ class Writer(threading.Thread):
                 break
             if self.rng.random() < self.flush:
                 flying[handle.aio_flush()] = None
-            first, count = spot
-            w = self.h.issue(self.volume, first, count)
-            buf = nbd.Buffer.from_bytearray(bytearray(self.h.payload(w)))
-            flags = nbd.CMD_FLAG_FUA if self.rng.random() < self.fua else 0
-            try:
-                cookie = handle.aio_pwrite(buf, first * BLOCK, flags=flags)
-            except nbd.Error:
-                flying[-w.number] = w
-                raise
-            flying[cookie] = w
-            busy.update(range(first, first + count))
-        handle.poll(1000)
+            self.send(handle, flying, *spot)
+            if self.rate:
+                self.allowed += 1 / self.rate
+                if self.allowed > now:
+                    break
+            busy.update(range(spot[0], spot[0] + spot[1]))
+        handle.poll(1000 if len(flying) >= self.depth else 0)
         self.reap(handle, flying)
+
+    def send(self, handle, flying, first, count):
+        w = self.h.issue(self.volume, first, count)
+        buf = nbd.Buffer.from_bytearray(bytearray(self.h.payload(w)))
+        flags = nbd.CMD_FLAG_FUA if self.rng.random() < self.fua else 0
+        try:
+            cookie = handle.aio_pwrite(buf, first * BLOCK, flags=flags)
+        except nbd.Error:
+            flying[-w.number] = w
+            raise
+        flying[cookie] = w
 
 
 def read_image(uri, size):
