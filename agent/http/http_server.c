@@ -482,10 +482,16 @@ on_event(struct bufferevent *bev, short what, void *arg)
     }
     if (c->state == CONN_HANDSHAKE && (what & BEV_EVENT_ERROR)) {
         struct err err = ERR_INIT;
+        unsigned long why = bufferevent_get_openssl_error(bev);
+        char what_failed[96];
 
+        /* libevent has emptied OpenSSL's queue into its own by now. */
         (void)tls_failure(c->ssl, -1, &err);
-        log_line(LOG_INFO, c->server->set.room, "",
-                 "connection from %s refused: %s", c->source, err.msg);
+        if (err.code == ERR_TLS_0001 && why)
+            (void)tls_explain(why, &err);
+        (void)snprintf(what_failed, sizeof what_failed,
+                       "connection from %.60s refused", c->source);
+        log_err(LOG_INFO, c->server->set.room, "", what_failed, &err);
     }
     conn_free(c);
 }
