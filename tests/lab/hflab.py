@@ -398,6 +398,7 @@ class Lab:
                     s.env[var] = ":".join(filter(None, [s.env.get(var), "log_path=" + self.reports]))
         self.vpg_id = None
         self.basic = {}  # more of a new VPG's basic settings
+        self.limits = {}  # and of its Journal.Limitation
         self.prepare = None  # called with the lab when its images are there and nothing runs yet
 
     def up(self, protect=True, sync_seconds=120):
@@ -446,6 +447,7 @@ class Lab:
             "JournalHistoryInHours": self.history_hours,
             "CheckpointIntervalInSeconds": self.interval})
         settings["Basic"].update(self.basic)
+        settings["Journal"]["Limitation"].update(self.limits)
         settings["Recovery"].update({"DefaultHostIdentifier": host,
                                      "DefaultDatastoreIdentifier": store})
         settings["Journal"]["DatastoreIdentifier"] = store
