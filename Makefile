@@ -75,6 +75,8 @@ MODE_LDFLAGS := $(HARDEN_LD)
 ifdef SANITIZE
 MODE_CFLAGS := -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=$(SANITIZE)
 MODE_LDFLAGS := -fsanitize=$(SANITIZE)
+# gcc's guesses about lengths are wrong among a sanitizer's own branches; the plain build makes them.
+WARN += $(if $(IS_CLANG),,-Wno-format-truncation -Wno-format-overflow)
 endif
 ifdef COVERAGE
 MODE_CFLAGS := -O0 --coverage -fprofile-update=atomic
@@ -161,7 +163,7 @@ step = --step $1 $(call quote,$(submake) $1)
 # ---- Targets ---------------------------------------------------------------------------------------------------
 
 .PHONY: all deps demo lab lab-down check check-unit check-system torture fuzz fuzz-programs fuzz-targets bench screens \
-  format-check lint cppcheck seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
+  format-check lint cppcheck docs seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
 
 all: $(programs) $(if $(programs),,$(foreach r,$(rooms),$(B)/lib/$r.a))
 
@@ -175,14 +177,14 @@ help:
 	@echo 'hdr-check lint seam-check format-check   how the source must look'
 	@echo 'torture fuzz    faults and hostile bytes for longer: FUZZ_SECONDS=n'
 	@echo 'bench           figures beside peers'
-	@echo 'screens         regenerate the golden screens'
+	@echo 'screens docs    regenerate the golden screens, docs/errors.md'
 	@echo 'tidy analyze    clang-tidy and gcc -fanalyzer: FILES="a.c b.c" narrows tidy'
 	@echo 'coverage        unit and system tests with line coverage in build/coverage/html'
 	@echo 'dist install clean'
 
 # Before the first compile, on a machine that lacks them, the packages needed to compile are installed; make reads
 # itself again once build/deps.mk is there.
-ifneq ($(filter-out clean help deps lint cppcheck format-check dist,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out clean help deps lint cppcheck docs format-check dist,$(or $(MAKECMDGOALS),all)),)
 -include build/deps.mk
 endif
 build/deps.mk: mk/packages mk/deps.sh Makefile
@@ -279,6 +281,10 @@ torture: deps all $(test_bin_torture)
 
 bench: deps all $(test_bin_bench)
 	$(Q)BUILD=$(CURDIR)/$(B) tests/bench/run
+
+# What of the documents is made from the source.
+docs:
+	$(Q)tests/lint/errors.py --write .
 
 screens: all
 	$(Q)BUILD=$(CURDIR)/$(B) tests/console/regenerate

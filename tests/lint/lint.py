@@ -8,6 +8,7 @@ floors   a room includes only rooms below it (docs/architecture.md)
 seam     the data path takes clock, random numbers, files, sockets, threads and signals only from io/
 codes    error codes are unique, and each is named by a test
 words    no notes to self, no paths of one machine
+docs     docs/errors.md is what common/err_codes.def makes it
 syntax   shell and Python files parse
 size     a file over 900 lines is worth a look (a warning, no finding)
 
@@ -20,6 +21,8 @@ import os
 import re
 import subprocess
 import sys
+
+import errors
 
 # ---- The tables ---------------------------------------------------------------------------------------------------
 
@@ -228,6 +231,11 @@ def check_codes(top, files, out):
             out.add(name, line, "codes", f"{code} is named by no test")
 
 
+def check_docs(top, files, out):
+    if errors.PAGE in files and read(top, errors.PAGE) != errors.page(read(top, errors.TABLE) or ""):
+        out.add(errors.PAGE, 1, "docs", f"it is not what {errors.TABLE} makes it: make docs")
+
+
 def code_keep_strings(text):
     return re.sub(r"/\*.*?\*/", lambda m: re.sub(r"[^\n]", " ", m.group(0)), text, flags=re.S)
 
@@ -275,6 +283,7 @@ def lint_sources(top, out):
         check_syntax(top, name, text, out)
         check_size(name, text, out)
     check_codes(top, known, out)
+    check_docs(top, known, out)
 
 
 def plain_symbol(symbol):

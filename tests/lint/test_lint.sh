@@ -117,6 +117,16 @@ plant tests/unit/test_a.c '"IO-0001"'
 expect_status 0 lint tree
 clean_tree
 
+# docs
+mkdir tree/docs
+echo "# an old page" >tree/docs/errors.md
+finds docs/errors.md docs "make docs"
+mkdir tree/docs
+"$TOP/tests/lint/errors.py" --write tree
+expect_status 0 lint tree
+grep -qxF '| GEN-0001 | a cause | a step |' tree/docs/errors.md || fail "a code is missing on the page"
+clean_tree
+
 # words; put together here, so that this file passes itself
 for word in TO''DO FIX''ME XX''X; do
     plant common/a.c "/* $word: later */"
