@@ -315,7 +315,7 @@ sync_range_in(struct sync *y, enum range_state state)
     return NULL;
 }
 
-/* The next range of the walk, as TODO; NULL: at its end, or extents are asked
+/* The next range of the walk, still to be done; NULL: at its end, or extents are asked
  * for. */
 static struct sync_range *
 sync_walk(struct sync *y)

@@ -186,7 +186,8 @@ def killed_source(it, proxy, whole):
     what = "all of london" if whole else "london's replicator"
     # Half of the disk holds something that does not compress to nothing.
     write_pattern(it.nbd_uri("files"), 0, noise(what, 32 * MIB))
-    tag(it, "before kill of %s" % what)
+    # Twice the ring: a link slower than the writer makes a sync of it, during which no tag is taken.
+    wait_until("a tag", lambda: tag(it, "before kill of %s" % what), 60, 0.5)
     proxy.allow(0)
     write_pattern(it.nbd_uri("db"), 0, noise("on the way", MIB))
     start = log_end(it.london)
