@@ -489,7 +489,9 @@ dispatch_target(struct conn *c)
     if (f->type == FRAME_SYNC_DATA &&
         msg_sync_data_decode(c->small, f->body_len, &sd) < 0)
         return -EBADMSG;
-    if (!r)
+    if (f->type == FRAME_LANE_CLOSE)
+        receivers_on_lane_close(c->peer, f->lane);
+    if (!r || f->type == FRAME_LANE_CLOSE)
         return 0;
     switch (f->type) {
     case FRAME_BATCH:
@@ -504,7 +506,6 @@ dispatch_target(struct conn *c)
         return 0;
     case FRAME_LANE_STATUS: receiver_on_lane_status(r, &st); return 0;
     case FRAME_CUT_AGE: receiver_on_cut_age(r, f); return 0;
-    case FRAME_LANE_CLOSE: receiver_on_lane_close(r); return 0;
     default: return -EBADMSG;
     }
 }

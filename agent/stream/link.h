@@ -149,7 +149,8 @@ void receiver_on_sync_data(struct receiver *r, const struct frame *f,
 void
 receiver_on_lane_status(struct receiver *r, const struct msg_lane_status *m);
 void receiver_on_cut_age(struct receiver *r, const struct frame *f);
-void receiver_on_lane_close(struct receiver *r);
+/* Also in the middle of its admission. */
+void receivers_on_lane_close(struct stream_peer *p, uint32_t handle);
 struct receiver *receiver_of_link(struct list *l);
 
 /* --- a running sync (sync.c), owned by a sender ------------------------- */

@@ -716,10 +716,19 @@ receiver_on_cut_age(struct receiver *r, const struct frame *f)
 }
 
 void
-receiver_on_lane_close(struct receiver *r)
+receivers_on_lane_close(struct stream_peer *p, uint32_t handle)
 {
-    r->open = false;
-    r->gen++;
+    struct list *l;
+
+    list_for_each (l, &p->receivers) {
+        struct receiver *r = receiver_of_link(l);
+
+        if (r->open_frame.lane != handle || (!r->open && r->step == ADMIT_NONE))
+            continue;
+        r->open = false;
+        r->step = ADMIT_NONE;
+        r->gen++;
+    }
 }
 
 void

@@ -1021,7 +1021,7 @@ sender_stop(struct sender *s, void (*stopped)(void *arg), void *arg)
     io_timer_stop(&s->linger);
     io_timer_stop(&s->cut);
     io_timer_stop(&s->drain);
-    if (s->open)
+    if (s->handle != 0)
         link_control(p, &f, NULL);
     list_del(&s->link);
     s->open = false;

@@ -383,6 +383,15 @@ open_msg(void)
     return m;
 }
 
+static void
+raw_open(const struct msg_lane_open *m, uint32_t handle, uint32_t epoch)
+{
+    uint8_t body[MSG_BODY_MAX];
+    struct frame f = { .type = FRAME_LANE_OPEN, .lane = handle, .epoch = epoch };
+
+    raw_send(t.raw[LINK_CONTROL], f, body, msg_lane_open_encode(m, body));
+}
+
 static struct msg_lane_state
 ask(const struct msg_lane_open *m, uint32_t handle, uint32_t epoch)
 {
@@ -495,6 +504,26 @@ sources_refused(void **state)
                                  .term = get_le64(m.incarnation.u.b) },
                  junk, sizeof junk);
         expect_error("STR-0009");
+    }
+    /* a source that leaves while it is being admitted is gone */
+    {
+        struct receiver_status rs;
+
+        raw_send(t.raw[LINK_CONTROL],
+                 (struct frame){ .type = FRAME_LANE_CLOSE, .lane = 12 }, NULL,
+                 0);
+        for (unsigned k = 0; k < 10; k++)
+            turn();
+        memset(m.incarnation.u.b, 0x98, 16);
+        raw_open(&m, 20, 6);
+        raw_send(t.raw[LINK_CONTROL],
+                 (struct frame){ .type = FRAME_LANE_CLOSE, .lane = 20 }, NULL,
+                 0);
+        for (unsigned k = 0; k < 20; k++)
+            turn();
+        receiver_status(t.l.receiver, &rs);
+        assert_false(rs.open);
+        memset(m.incarnation.u.b, 0x99, 16);
     }
     /* a target that closes says so, open or being opened */
     assert_int_equal(ask(&m, 13, 6).verdict, VERDICT_FULL);
