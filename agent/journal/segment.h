@@ -173,6 +173,11 @@ void seg_store_sealed(struct seg_store *s, const struct seg_place *p);
 /* Forget it, close its file: no reader is inside. */
 void seg_store_drop(struct seg_store *s, uint32_t no);
 
+/* The tables of a sealed segment, from its footer or, when none could be
+ * written, from its batches.  The caller frees them. */
+int segment_load_tables(struct io_file *f, const struct seg_place *p,
+                        struct seg_tables **out, struct err *err);
+
 /* segment_ops of runset.h: arg is the struct seg_store. */
 int
 seg_store_walk(void *arg, uint32_t seg, uint64_t after_seq, uint64_t upto_seq,
