@@ -1,4 +1,5 @@
-/* The devices of a view: see view.h.
+/* The devices of a view: see view.h.  Reads are in view_read.c, conversion in
+ * view_convert.c.
  *
  * Life of a write: it waits until no earlier write overlaps its blocks, the
  * limit is checked and the map's memory made, a worker copies up partial blocks
@@ -6,90 +7,13 @@
  * writes start.  A read takes the state of the map when it begins; what it races
  * with is a write that has not been answered.
  */
-#include "journal/view.h"
+#include "journal/view_internal.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    COPY_BLOCKS = 256, /* a conversion's window: 1 MiB */
-    COPY_WORDS = COPY_BLOCKS / 64,
-    CONVERT_WINDOWS = 64,
-    EXTENTS_STEP = 64 * 1024 * 1024, /* resolved at a time */
-    EXTENTS_STEPS = 16,              /* then a prefix is answer enough */
-};
-
-enum vreq_kind {
-    VREQ_READ,
-    VREQ_EXTENTS,
-    VREQ_WRITE,
-    VREQ_ZERO,
-    VREQ_COPY
-};
-
-struct view_vol {
-    struct blkdev dev; /* first */
-    struct journal_view *v;
-    uint16_t vol;
-    struct overlay *ov;
-    struct list running, waiting;      /* vreq.lock_link: writers, in order */
-    struct list flush_wait, flush_now; /* blkdev_req.link */
-    struct io_work flush_work;
-    struct overlay_flush *flush; /* NULL: none under way */
-    int flush_res;
-    struct err flush_err;
-};
-
-struct stretch {
-    uint64_t end; /* block */
-    bool has;
-};
-
-struct vreq {
-    struct io_work work;
-    struct list link;      /* view.active, in order of id */
-    struct list lock_link; /* writers */
-    uint64_t id;
-    enum vreq_kind kind;
-    struct view_vol *vv;
-    struct blkdev_req *rq; /* NULL: a copy */
-    struct read_set *set;
-    uint64_t off, len;      /* bytes */
-    uint64_t first, blocks; /* touched */
-    uint64_t cost;          /* blocks reserved against the limit */
-    bool head_up, tail_up;  /* copy the partial first, last block up */
-    struct stretch *st;
-    size_t n_st;
-    uint64_t want[COPY_WORDS], data[COPY_WORDS];
-    struct convert *cv;
-    int res;
-    struct err err;
-};
-
-struct journal_view {
-    const struct view_env *env;
-    struct view_record rec;
-    struct list link;
-    struct read_set *set;
-    struct chunk_cache *cache;
-    bool broken, full_told;
-    struct err why;
-    char last_alert[ERR_MSG_MAX];
-    uint64_t next_id, reserved;
-    struct list active;
-    struct io_task drain_task;
-    uint64_t drain_id;
-    bool drain_flushes;
-    void (*drained)(void *arg);
-    void *drain_arg;
-    unsigned n;
-    struct view_vol vv[];
-};
-
 static void start_waiting(struct view_vol *vv);
-static void flush_kick(struct view_vol *vv);
-static void copy_done(struct vreq *q);
 
 /* --- small things ---------------------------------------------------------- */
 
@@ -123,8 +47,8 @@ view_set(const struct journal_view *v)
     return v->set;
 }
 
-static void
-alert(struct journal_view *v, const struct err *err)
+void
+view_alert(struct journal_view *v, const struct err *err)
 {
     /* A client that retries would repeat itself without end. */
     if (strcmp(v->last_alert, err->msg) == 0)
@@ -143,7 +67,7 @@ view_break(struct journal_view *v, const struct err *why)
     v->broken = true;
     uuid_format(&v->rec.cfg.id.u, id);
     err_set(&v->why, -EIO, ERR_JNL_0056, "view %s is broken: %s", id, why->msg);
-    alert(v, &v->why);
+    view_alert(v, &v->why);
 }
 
 uint64_t
@@ -157,15 +81,15 @@ view_overlay_bytes(const struct journal_view *v)
     return n;
 }
 
-static uint64_t
-vol_blocks(const struct view_vol *vv)
+uint64_t
+view_vol_blocks(const struct view_vol *vv)
 {
     return (vv->dev.info.size + OVERLAY_BLOCK - 1) / OVERLAY_BLOCK;
 }
 
 /* Bytes of a block: the last one of a volume may be short. */
-static uint64_t
-block_end(const struct view_vol *vv, uint64_t block)
+uint64_t
+view_block_end(const struct view_vol *vv, uint64_t block)
 {
     return MIN((block + 1) * OVERLAY_BLOCK, vv->dev.info.size);
 }
@@ -210,7 +134,7 @@ view_switch(struct journal_view *v, struct read_set *set)
 
 /* --- requests --------------------------------------------------------------------- */
 
-static struct vreq *
+struct vreq *
 vreq_new(struct view_vol *vv, struct blkdev_req *rq, enum vreq_kind kind,
          uint64_t off, uint64_t len)
 {
@@ -231,7 +155,7 @@ vreq_new(struct view_vol *vv, struct blkdev_req *rq, enum vreq_kind kind,
     return q;
 }
 
-static void
+void
 vreq_free(struct vreq *q)
 {
     free(q->st);
@@ -239,7 +163,7 @@ vreq_free(struct vreq *q)
 }
 
 /* To a worker, with the read set of this moment. */
-static void
+void
 vreq_start(struct vreq *q)
 {
     struct journal_view *v = q->vv->v;
@@ -250,7 +174,7 @@ vreq_start(struct vreq *q)
     io_work_submit(v->env->loop, &q->work);
 }
 
-static void
+void
 vreq_ended(struct vreq *q)
 {
     struct journal_view *v = q->vv->v;
@@ -261,20 +185,20 @@ vreq_ended(struct vreq *q)
     if (v->drained)
         io_defer(v->env->loop, &v->drain_task);
     if (q->res < 0 && q->err.num < 0)
-        alert(v, &q->err);
+        view_alert(v, &q->err);
 }
 
 /* A device error to a client is EIO, whatever it was here. */
-static int
-client_errno(int res)
+int
+view_client_errno(int res)
 {
     return res == 0 || res == -ENOSPC || res == -ENOMEM || res == -ECANCELED
                ? res
                : -EIO;
 }
 
-static int
-overlay_error(struct vreq *q, int rc, const char *what, uint64_t off)
+int
+view_overlay_error(struct vreq *q, int rc, const char *what, uint64_t off)
 {
     if (rc < 0)
         err_set(&q->err, rc, ERR_JNL_0054,
@@ -282,147 +206,6 @@ overlay_error(struct vreq *q, int rc, const char *what, uint64_t off)
                 ": %s",
                 q->vv->vol, what, off, err_errno(rc));
     return rc;
-}
-
-/* --- reads -------------------------------------------------------------------------- */
-
-static int
-snapshot(struct vreq *q)
-{
-    uint64_t b, end = q->first + q->blocks;
-    size_t n = 0;
-    bool has;
-
-    for (b = q->first; b < end; n++)
-        b = overlay_stretch(q->vv->ov, b, end, &has);
-    q->st = calloc(n, sizeof *q->st);
-    if (!q->st)
-        return -ENOMEM;
-    for (b = q->first; q->n_st < n; q->n_st++) {
-        b = overlay_stretch(q->vv->ov, b, end, &has);
-        q->st[q->n_st] = (struct stretch){ .end = b, .has = has };
-    }
-    return 0;
-}
-
-static int
-read_part(struct vreq *q, bool has, uint8_t *buf, uint64_t len, uint64_t off)
-{
-    struct journal_view *v = q->vv->v;
-
-    if (has)
-        return overlay_error(q, overlay_read(q->vv->ov, buf, len, off), "read",
-                             off);
-    return set_read(q->set, v->cache, v->env->replica, q->vv->vol, buf, len,
-                    off, &q->err);
-}
-
-static void
-run_read(struct io_work *w)
-{
-    struct vreq *q = container_of(w, struct vreq, work);
-    uint8_t *buf = q->rq->buf;
-    uint64_t off = q->off, end = q->off + q->len;
-
-    for (size_t i = 0; q->res == 0 && i < q->n_st; i++) {
-        uint64_t n = MIN(q->st[i].end * OVERLAY_BLOCK, end) - off;
-
-        q->res = read_part(q, q->st[i].has, buf, n, off);
-        buf += n;
-        off += n;
-    }
-}
-
-static bool
-add_extent(struct blkdev_req *rq, uint64_t len, bool hole)
-{
-    struct blkdev_extent *last = rq->ext_n ? &rq->ext[rq->ext_n - 1] : NULL;
-
-    if (last && last->zero == hole) {
-        last->len += len;
-        return true;
-    }
-    if (rq->ext_n == rq->ext_max ||
-        (rq->ext_n == 1 && rq->flags & BLKDEV_EXT_ONE))
-        return false;
-    rq->ext[rq->ext_n++] =
-        (struct blkdev_extent){ .len = len, .hole = hole, .zero = hole };
-    return true;
-}
-
-/* Extents of [off, end), all on one side of the overlay; false: enough. */
-static bool
-extents_part(struct vreq *q, bool has, uint64_t off, uint64_t end)
-{
-    struct io_extent e[64];
-
-    while (off < end) {
-        uint64_t len = MIN(end - off, (uint64_t)EXTENTS_STEP);
-        int n = has ? overlay_extents(q->vv->ov, off, len, e, ARRAY_SIZE(e))
-                    : set_extents(q->set, q->vv->v->env->replica, q->vv->vol,
-                                  off, len, e, ARRAY_SIZE(e));
-
-        if (n <= 0) {
-            q->res = n < 0 ? n : -EIO;
-            return false;
-        }
-        for (int i = 0; i < n; i++) {
-            if (!add_extent(q->rq, e[i].len, e[i].hole))
-                return false;
-            off += e[i].len;
-        }
-    }
-    return true;
-}
-
-static void
-run_extents(struct io_work *w)
-{
-    struct vreq *q = container_of(w, struct vreq, work);
-    uint64_t off = q->off, end = q->off + q->len;
-
-    for (size_t i = 0; q->res == 0 && i < q->n_st; i++) {
-        uint64_t to = MIN(q->st[i].end * OVERLAY_BLOCK, end);
-
-        if (!extents_part(q, q->st[i].has, off, to))
-            break;
-        off = to;
-    }
-    if (q->rq->ext_n > 0)
-        q->res = 0; /* a prefix is an answer */
-}
-
-static void
-read_done(struct io_work *w)
-{
-    struct vreq *q = container_of(w, struct vreq, work);
-    struct blkdev_req *rq = q->rq;
-    int res = q->vv->v->broken ? -EIO : client_errno(q->res);
-
-    vreq_ended(q);
-    vreq_free(q);
-    rq->done(rq, res);
-}
-
-static void
-submit_read(struct view_vol *vv, struct blkdev_req *rq)
-{
-    bool extents = rq->op == BLKDEV_EXTENTS;
-    struct vreq *q;
-
-    rq->ext_n = extents ? 0 : rq->ext_n;
-    q = vreq_new(vv, rq, extents ? VREQ_EXTENTS : VREQ_READ, rq->off,
-                 extents ? MIN(rq->len, (uint64_t)EXTENTS_STEP * EXTENTS_STEPS)
-                         : rq->len);
-    if (!q || snapshot(q) < 0) {
-        if (q)
-            vreq_free(q);
-        rq->done(rq, -ENOMEM);
-        return;
-    }
-    q->work.run = extents ? run_extents : run_read;
-    q->work.done = read_done;
-    vreq_start(q);
 }
 
 /* --- writes ---------------------------------------------------------------------------- */
@@ -451,23 +234,24 @@ write_partial(struct vreq *q, bool copy_up, const uint8_t *src, uint64_t len,
 {
     static const uint8_t zeros[OVERLAY_BLOCK];
     uint64_t start = round_down(off, OVERLAY_BLOCK),
-             end = block_end(q->vv, off / OVERLAY_BLOCK);
+             end = view_block_end(q->vv, off / OVERLAY_BLOCK);
     uint8_t *b;
     int rc;
 
     if (!src)
         src = zeros;
     if (!copy_up)
-        return overlay_error(q, overlay_write(q->vv->ov, src, len, off),
-                             "written", off);
+        return view_overlay_error(q, overlay_write(q->vv->ov, src, len, off),
+                                  "written", off);
     b = io_mem_alloc(OVERLAY_BLOCK);
     if (!b)
         return -ENOMEM;
-    rc = read_part(q, false, b, end - start, start);
+    rc = view_read_part(q, false, b, end - start, start);
     if (rc == 0) {
         memcpy(b + (off - start), src, len);
-        rc = overlay_error(q, overlay_write(q->vv->ov, b, end - start, start),
-                           "written", start);
+        rc = view_overlay_error(q,
+                                overlay_write(q->vv->ov, b, end - start, start),
+                                "written", start);
     }
     io_mem_free(b, OVERLAY_BLOCK);
     return rc;
@@ -477,15 +261,15 @@ static bool
 whole_first(const struct vreq *q)
 {
     return q->off % OVERLAY_BLOCK == 0 &&
-           q->off + q->len >= block_end(q->vv, q->first);
+           q->off + q->len >= view_block_end(q->vv, q->first);
 }
 
 static bool
 whole_last(const struct vreq *q)
 {
-    return q->blocks == 1
-               ? whole_first(q)
-               : q->off + q->len == block_end(q->vv, q->first + q->blocks - 1);
+    return q->blocks == 1 ? whole_first(q)
+                          : q->off + q->len ==
+                                view_block_end(q->vv, q->first + q->blocks - 1);
 }
 
 static int
@@ -495,7 +279,7 @@ write_middle(struct vreq *q, const uint8_t *src, uint64_t len, uint64_t off)
     int rc = src ? overlay_write(q->vv->ov, src, len, off)
                  : overlay_zero(q->vv->ov, len, off, keep);
 
-    return overlay_error(q, rc, "written", off);
+    return view_overlay_error(q, rc, "written", off);
 }
 
 static void
@@ -506,7 +290,7 @@ run_write(struct io_work *w)
     uint64_t off = q->off, end = q->off + q->len;
 
     if (!whole_first(q)) {
-        uint64_t n = MIN(end, block_end(q->vv, q->first)) - off;
+        uint64_t n = MIN(end, view_block_end(q->vv, q->first)) - off;
 
         q->res = write_partial(q, q->head_up, src, n, off);
         src = src ? src + n : NULL;
@@ -539,8 +323,8 @@ mark_written(struct vreq *q)
     overlay_mark(q->vv->ov, first, n, data);
 }
 
-static void
-unlock(struct vreq *q)
+void
+view_unlock(struct vreq *q)
 {
     q->vv->v->reserved -= q->cost;
     list_del(&q->lock_link);
@@ -553,16 +337,16 @@ write_done(struct io_work *w)
     struct vreq *q = container_of(w, struct vreq, work);
     struct view_vol *vv = q->vv;
     struct blkdev_req *rq = q->rq;
-    int res = vv->v->broken ? -EIO : client_errno(q->res);
+    int res = vv->v->broken ? -EIO : view_client_errno(q->res);
 
     if (q->res == 0)
         mark_written(q);
     vreq_ended(q);
-    unlock(q);
+    view_unlock(q);
     vreq_free(q);
     if (res == 0 && rq->flags & BLKDEV_FUA) {
         list_push_back(&vv->flush_wait, &rq->link);
-        flush_kick(vv);
+        view_flush_kick(vv);
         return;
     }
     rq->done(rq, res);
@@ -601,7 +385,7 @@ reserve(struct vreq *q, uint64_t cost)
                 " bytes",
                 id, limit);
         if (!v->full_told)
-            alert(v, &err);
+            view_alert(v, &err);
         v->full_told = true;
         return -ENOSPC;
     }
@@ -641,12 +425,12 @@ start_writer(struct vreq *q)
         return;
     }
     if (q->kind == VREQ_COPY) {
-        copy_done(q);
+        view_copy_done(q);
     } else {
         struct blkdev_req *rq = q->rq;
         int res = q->res;
 
-        unlock(q);
+        view_unlock(q);
         vreq_free(q);
         rq->done(rq, res);
     }
@@ -679,8 +463,8 @@ start_waiting(struct view_vol *vv)
     }
 }
 
-static void
-lock_and_start(struct vreq *q)
+void
+view_lock_and_start(struct vreq *q)
 {
     struct view_vol *vv = q->vv;
 
@@ -705,7 +489,7 @@ submit_write(struct view_vol *vv, struct blkdev_req *rq)
     }
     q->work.run = run_write;
     q->work.done = write_done;
-    lock_and_start(q);
+    view_lock_and_start(q);
 }
 
 /* --- flush --------------------------------------------------------------------------- */
@@ -746,12 +530,12 @@ flush_done(struct io_work *w)
     if (vv->v->drained)
         io_defer(vv->v->env->loop, &vv->v->drain_task);
     flush_reply(vv, res < 0 ? -EIO : 0);
-    flush_kick(vv);
+    view_flush_kick(vv);
 }
 
 /* One flush at a time; those that come meanwhile share the next. */
-static void
-flush_kick(struct view_vol *vv)
+void
+view_flush_kick(struct view_vol *vv)
 {
     int rc;
 
@@ -787,7 +571,7 @@ vol_submit(struct blkdev *d, struct blkdev_req *rq)
     }
     switch (rq->op) {
     case BLKDEV_READ:
-    case BLKDEV_EXTENTS: submit_read(vv, rq); return;
+    case BLKDEV_EXTENTS: view_submit_read(vv, rq); return;
     case BLKDEV_ZERO:
         if (rq->flags & BLKDEV_FAST_ZERO && !overlay_can_punch(vv->ov)) {
             rq->done(rq, -EOPNOTSUPP);
@@ -799,7 +583,7 @@ vol_submit(struct blkdev *d, struct blkdev_req *rq)
     case BLKDEV_TRIM: submit_write(vv, rq); return;
     case BLKDEV_FLUSH:
         list_push_back(&vv->flush_wait, &rq->link);
-        flush_kick(vv);
+        view_flush_kick(vv);
         return;
     case BLKDEV_CACHE: rq->done(rq, 0); return;
     }
@@ -990,268 +774,4 @@ journal_view_broken(const struct journal_view *v, struct err *why)
     if (v->broken && why)
         *why = v->why;
     return v->broken;
-}
-
-/* --- conversion --------------------------------------------------------------------------- */
-
-struct copy_window {
-    struct view_vol *vv;
-    uint64_t first; /* a multiple of COPY_BLOCKS */
-    uint64_t want[COPY_WORDS];
-};
-
-struct convert {
-    struct journal_view *v;
-    struct read_set *group;
-    struct set_scan *scan;
-    struct io_work work;
-    struct ext_rec held; /* what the last window did not take */
-    struct copy_window w[CONVERT_WINDOWS];
-    size_t n, i;
-    bool scanned;
-    unsigned flushed;
-    struct blkdev_req flush;
-    int res;
-    struct err err;
-    void (*done)(void *arg, int res, const struct err *err);
-    void *arg;
-};
-
-static void convert_go(struct convert *cv);
-
-static struct view_vol *
-vol_of(struct journal_view *v, uint16_t vol)
-{
-    for (unsigned i = 0; i < v->n; i++)
-        if (v->vv[i].vol == vol)
-            return &v->vv[i];
-    return NULL;
-}
-
-/* Put the front of cv->held into a window; false: no window is free. */
-static bool
-window_take(struct convert *cv)
-{
-    struct ext_rec *r = &cv->held;
-    struct view_vol *vv = vol_of(cv->v, (uint16_t)(r->key >> EXT_VOL_SHIFT));
-    uint64_t off = (r->key & EXT_OFF_MASK) * 512, b = off / OVERLAY_BLOCK,
-             end = off + (uint64_t)r->len512 * 512, first, stop;
-    struct copy_window *w = cv->n ? &cv->w[cv->n - 1] : NULL;
-
-    if (!vv || off >= vv->dev.info.size) {
-        r->len512 = 0;
-        return true;
-    }
-    first = round_down(b, COPY_BLOCKS);
-    if (!w || w->vv != vv || w->first != first) {
-        if (cv->n == CONVERT_WINDOWS)
-            return false;
-        w = &cv->w[cv->n++];
-        *w = (struct copy_window){ .vv = vv, .first = first };
-    }
-    stop = MIN(end, (first + COPY_BLOCKS) * OVERLAY_BLOCK);
-    for (; b * OVERLAY_BLOCK < stop && b < vol_blocks(vv); b++)
-        w->want[(b - first) / 64] |= UINT64_C(1) << (b - first) % 64;
-    if (stop == end)
-        r->len512 = 0;
-    else
-        *r = ext_clip(r, r->key + (stop - off) / 512, ext_end(r));
-    return true;
-}
-
-static void
-run_scan_group(struct io_work *w)
-{
-    struct convert *cv = container_of(w, struct convert, work);
-    struct rec_iter *it;
-
-    cv->n = cv->i = 0;
-    if (!cv->scan)
-        cv->res = set_scan_new(cv->group, &cv->scan, &cv->err);
-    if (cv->res < 0)
-        return;
-    it = set_scan_records(cv->scan);
-    for (;;) {
-        int rc;
-
-        while (cv->held.len512 > 0)
-            if (!window_take(cv))
-                return;
-        rc = it->next(it, &cv->held, &cv->err);
-        if (rc <= 0) {
-            cv->held.len512 = 0;
-            cv->res = rc;
-            cv->scanned = true;
-            return;
-        }
-    }
-}
-
-static void
-scan_group_done(struct io_work *w)
-{
-    convert_go(container_of(w, struct convert, work));
-}
-
-/* Copy the stretch of wanted blocks [b, e) of a window through the view. */
-static int
-copy_stretch(struct vreq *q, uint8_t *buf, uint64_t b, uint64_t e)
-{
-    uint64_t off = (q->first + b) * OVERLAY_BLOCK,
-             len = block_end(q->vv, q->first + e - 1) - off;
-    int rc = read_part(q, false, buf, len, off);
-
-    if (rc < 0)
-        return rc;
-    if (bytes_all_zero(buf, len))
-        return overlay_error(q, overlay_zero(q->vv->ov, len, off, false),
-                             "written", off);
-    for (; b < e; b++)
-        q->data[b / 64] |= UINT64_C(1) << b % 64;
-    return overlay_error(q, overlay_write(q->vv->ov, buf, len, off), "written",
-                         off);
-}
-
-static bool
-wanted(const struct vreq *q, uint64_t b)
-{
-    return q->want[b / 64] >> b % 64 & 1;
-}
-
-static void
-run_copy(struct io_work *w)
-{
-    struct vreq *q = container_of(w, struct vreq, work);
-    uint8_t *buf = io_mem_alloc(COPY_BLOCKS * OVERLAY_BLOCK);
-
-    if (!buf) {
-        q->res = err_set(&q->err, -ENOMEM, ERR_GEN_0002,
-                         "no memory to convert a view");
-        return;
-    }
-    for (uint64_t b = 0, e; q->res == 0 && b < q->blocks; b = e) {
-        e = b + 1;
-        if (!wanted(q, b))
-            continue;
-        while (e < q->blocks && wanted(q, e))
-            e++;
-        q->res = copy_stretch(q, buf, b, e);
-    }
-    io_mem_free(buf, COPY_BLOCKS * OVERLAY_BLOCK);
-}
-
-static void
-copy_done(struct vreq *q)
-{
-    struct convert *cv = q->cv;
-
-    if (q->res < 0) {
-        cv->res = q->res;
-        if (q->err.num < 0)
-            cv->err = q->err;
-        else
-            err_set(&cv->err, q->res, ERR_JNL_0055,
-                    "its overlay cannot take what promotion is to change: %s",
-                    err_errno(q->res));
-    } else {
-        for (uint64_t b = 0; b < q->blocks; b++)
-            if (wanted(q, b))
-                overlay_mark(q->vv->ov, q->first + b, 1,
-                             q->data[b / 64] >> b % 64 & 1);
-    }
-    unlock(q);
-    vreq_free(q);
-    convert_go(cv);
-}
-
-static void
-copy_work_done(struct io_work *w)
-{
-    struct vreq *q = container_of(w, struct vreq, work);
-
-    vreq_ended(q);
-    copy_done(q);
-}
-
-static void
-copy_window(struct convert *cv, const struct copy_window *w)
-{
-    uint64_t blocks = MIN(vol_blocks(w->vv) - w->first, (uint64_t)COPY_BLOCKS);
-    struct vreq *q = vreq_new(w->vv, NULL, VREQ_COPY, w->first * OVERLAY_BLOCK,
-                              blocks * OVERLAY_BLOCK);
-
-    if (!q) {
-        cv->res = err_set(&cv->err, -ENOMEM, ERR_GEN_0002,
-                          "no memory to convert a view");
-        convert_go(cv);
-        return;
-    }
-    q->cv = cv;
-    memcpy(q->want, w->want, sizeof q->want);
-    q->work.run = run_copy;
-    q->work.done = copy_work_done;
-    lock_and_start(q);
-}
-
-static void
-convert_flushed(struct blkdev_req *rq, int res)
-{
-    struct convert *cv = container_of(rq, struct convert, flush);
-
-    if (res < 0)
-        cv->res = err_set(&cv->err, res, ERR_JNL_0054,
-                          "its overlay cannot be flushed: %s", err_errno(res));
-    cv->flushed++;
-    convert_go(cv);
-}
-
-/* The next step, whatever it is. */
-static void
-convert_go(struct convert *cv)
-{
-    struct journal_view *v = cv->v;
-
-    if (cv->res == 0 && v->broken)
-        cv->res = err_set(&cv->err, -EIO, ERR_JNL_0056, "%s", v->why.msg);
-    if (cv->res == 0 && cv->i < cv->n) {
-        copy_window(cv, &cv->w[cv->i++]);
-        return;
-    }
-    if (cv->res == 0 && !cv->scanned) {
-        io_work_submit(v->env->loop, &cv->work);
-        return;
-    }
-    if (cv->res == 0 && cv->flushed < v->n) {
-        struct view_vol *vv = &v->vv[cv->flushed];
-
-        cv->flush.done = convert_flushed;
-        list_push_back(&vv->flush_wait, &cv->flush.link);
-        flush_kick(vv);
-        return;
-    }
-    set_scan_free(cv->scan);
-    read_set_unref(cv->group);
-    cv->done(cv->arg, cv->res, &cv->err);
-    free(cv);
-}
-
-void
-view_convert(struct journal_view *v, struct read_set *group,
-             void (*done)(void *arg, int res, const struct err *err), void *arg)
-{
-    struct convert *cv = calloc(1, sizeof *cv);
-    struct err err = ERR_INIT;
-
-    if (!cv) {
-        err_set(&err, -ENOMEM, ERR_GEN_0002, "no memory to convert a view");
-        done(arg, -ENOMEM, &err);
-        return;
-    }
-    cv->v = v;
-    cv->group = read_set_ref(group);
-    cv->work.run = run_scan_group;
-    cv->work.done = scan_group_done;
-    cv->done = done;
-    cv->arg = arg;
-    convert_go(cv);
 }
