@@ -348,7 +348,11 @@ open_run(struct io_work *w)
         .volumes = j->cfg.volumes,
         .n_volumes = j->cfg.n_volumes,
         .merge_fan = j->cfg.merge_fan,
-        .seg = { seg_store_walk, seg_store_read_chunk, j->segs },
+        .seg = { .walk = seg_store_walk,
+                 .read_chunk = seg_store_read_chunk,
+                 .locate = seg_store_locate,
+                 .put = seg_store_put,
+                 .arg = j->segs },
         .ops = { ix_record, ix_alert, ix_released, j },
     };
     j->open_res = jindex_new(&ic, &j->ix, &j->open_err);

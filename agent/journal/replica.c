@@ -17,7 +17,8 @@
 #include "journal/extmap.h"
 
 enum {
-    BOUNCE_MAX = 1024 * 1024
+    SECTOR = 512,
+    BOUNCE_MAX = 1024 * 1024,
 };
 
 struct replica_vol {
@@ -25,6 +26,7 @@ struct replica_vol {
     uint64_t size;
     struct io_file *file;
     uint32_t align;
+    bool waits; /* for a disk: many requests at once are worth it */
     bool can_punch;
     pthread_rwlock_t rmw; /* write: reading surroundings and writing back */
 };
@@ -103,6 +105,7 @@ open_vol(struct replica *r, const char *dir, const struct journal_volume *jv,
                        path, fi.size, jv->size);
     }
     v->align = MAX(fi.align, (uint32_t)1);
+    v->waits = fi.direct && !fi.ram_backed;
     v->can_punch = io_file_can_punch(v->file);
     return 0;
 }
@@ -323,13 +326,26 @@ bounce_write(struct replica_vol *v, const uint8_t *buf, uint64_t len,
     return rc;
 }
 
+struct io_file *
+replica_direct(struct replica *r, uint16_t vol, const void *buf, uint64_t len,
+               uint64_t off, bool write)
+{
+    const struct replica_vol *v = find_vol(r, vol);
+
+    /* Where sectors are larger than ours, writes of parts of them must see
+     * those of others: under the lock, by replica_write(). */
+    if (!v || !v->waits || !suits(v, buf, len, off) ||
+        (write && v->align > SECTOR))
+        return NULL;
+    return v->file;
+}
+
 int
-replica_read(struct replica *r, uint16_t vol, void *buf, uint64_t len,
-             uint64_t off, struct err *err)
+replica_check(struct replica *r, uint16_t vol, uint64_t len, uint64_t off,
+              struct err *err)
 {
     const struct replica_vol *v = find_vol(r, vol);
     uint64_t bad_off;
-    int rc;
 
     if (!v || !range_ok(off, len, v->size))
         return err_set(err, -EINVAL, ERR_JNL_0057,
@@ -340,6 +356,36 @@ replica_read(struct replica *r, uint16_t vol, void *buf, uint64_t len,
                        "volume %u: the content at offset %" PRIu64
                        " is not known: the source could not read it",
                        vol, bad_off);
+    return 0;
+}
+
+int
+replica_error(struct replica *r, uint16_t vol, int rc, const char *what,
+              uint64_t off, struct err *err)
+{
+    return io_error(find_vol(r, vol), rc, what, off, err);
+}
+
+int
+replica_written(struct replica *r, uint16_t vol, uint64_t len, uint64_t off,
+                struct err *err)
+{
+    int rc = 0;
+
+    if (atomic_load(&r->n_bad) > 0)
+        rc = bad_set(r, vol, off, len, false);
+    return rc < 0 ? replica_error(r, vol, rc, "written", off, err) : 0;
+}
+
+int
+replica_read(struct replica *r, uint16_t vol, void *buf, uint64_t len,
+             uint64_t off, struct err *err)
+{
+    const struct replica_vol *v = find_vol(r, vol);
+    int rc = replica_check(r, vol, len, off, err);
+
+    if (rc < 0)
+        return rc;
     rc = suits(v, buf, len, off) ? read_whole(v, buf, len, off)
                                  : bounce_read(v, buf, len, off);
     return rc < 0 ? io_error(v, rc, "read", off, err) : 0;
@@ -389,12 +435,7 @@ replica_write(struct replica *r, uint16_t vol, const void *buf, uint64_t len,
     }
     if (rc < 0)
         return io_error(v, rc, "written", off, err);
-    if (atomic_load(&r->n_bad) > 0) {
-        rc = bad_set(r, vol, off, len, false);
-        if (rc < 0)
-            return io_error(v, rc, "written", off, err);
-    }
-    return 0;
+    return replica_written(r, vol, len, off, err);
 }
 
 int

@@ -31,6 +31,18 @@ int replica_read(struct replica *r, uint16_t vol, void *buf, uint64_t len,
 int replica_write(struct replica *r, uint16_t vol, const void *buf,
                   uint64_t len, uint64_t off, struct err *err);
 int replica_sync(struct replica *r, struct err *err); /* all volumes */
+/* For callers that read or write many places at once by requests of their own:
+ * the file, when a transfer suits it as it is and would wait for a disk; NULL:
+ * replica_read(), replica_write() do better.  Before reading by request ask
+ * replica_check(); after writing by request tell replica_written(). */
+struct io_file *replica_direct(struct replica *r, uint16_t vol, const void *buf,
+                               uint64_t len, uint64_t off, bool write);
+int replica_check(struct replica *r, uint16_t vol, uint64_t len, uint64_t off,
+                  struct err *err);
+int replica_written(struct replica *r, uint16_t vol, uint64_t len, uint64_t off,
+                    struct err *err);
+int replica_error(struct replica *r, uint16_t vol, int rc, const char *what,
+                  uint64_t off, struct err *err);
 /* Extents as of the replica alone. */
 int replica_extents(struct replica *r, uint16_t vol, uint64_t off, uint64_t len,
                     struct io_extent *out, size_t max);

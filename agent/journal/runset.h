@@ -19,12 +19,24 @@
 
 #include "io/loop.h"
 #include "journal/run.h"
+#include "journal/seghead.h"
 
 struct seg_info {
     uint32_t no;
     uint64_t first_seq; /* of its first entry */
     uint64_t last_seq;  /* of its last; the open one: UINT64_MAX */
     bool sealed;
+};
+
+/* What to read of a segment, and how to check it. */
+struct seg_slice {
+    struct io_file *file; /* stays open until put */
+    uint64_t file_off;    /* of the stored bytes */
+    uint32_t stored_len;
+    uint32_t align; /* of direct reads; 1: any */
+    bool waits;     /* for a disk: many reads at once are worth it */
+    struct seg_part part;
+    void *hold;
 };
 
 /* What the index asks of the segments.  Any thread. */
@@ -38,6 +50,12 @@ struct segment_ops {
      * -EBADMSG names file and offset; nothing unverified is given out. */
     int (*read_chunk)(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
                       uint32_t *out_len, struct err *err);
+    /* Where [off, off + len) of a chunk is to be read, for callers that read
+     * many at once.  put() when the file is not needed any more.  NULL: only
+     * read_chunk(). */
+    int (*locate)(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
+                  uint32_t len, struct seg_slice *out, struct err *err);
+    void (*put)(void *arg, struct seg_slice *s);
     void *arg;
 };
 

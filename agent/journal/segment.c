@@ -18,6 +18,7 @@ enum {
     FOOTER_LEN = 136,
     HEAD_READ = 32 * 1024,
     FIND_READ = 1536 * 1024,
+    BATCHES_READ = 8 * 1024, /* the usual batch table, in one go */
     FIND_STEP = 1024 * 1024, /* the rest holds the largest head */
     /* A sender has at most the journal's credit and one commit in flight, so a
      * batch that proves an acknowledgement is never farther away. */
@@ -450,6 +451,22 @@ footer_sections(const uint8_t *p, const uint32_t n[4], struct err *err)
     return 0;
 }
 
+/* Head of the footer: tied to its segment, counts within limits. */
+static int
+footer_head_check(const uint8_t *p, uint32_t header_crc, struct err *err)
+{
+    if (get_le32(p) != SEG_FOOTER_MAGIC || get_le16(p + 6) != FOOTER_LEN ||
+        !crc_ok(crc32c(0, p, FOOTER_LEN - 4), get_le32(p + FOOTER_LEN - 4)))
+        return footer_damaged(err, "its head does not match its checksum");
+    if (get_le16(p + 4) != SEG_VERSION)
+        return err_set(err, -EPROTONOSUPPORT, ERR_JNL_0052,
+                       "footer has version %u, this release reads %d",
+                       get_le16(p + 4), SEG_VERSION);
+    if (get_le32(p + 8) != header_crc)
+        return footer_damaged(err, "it belongs to another segment");
+    return 0;
+}
+
 int
 seg_footer_decode(const uint8_t *p, size_t len, uint32_t header_crc,
                   struct seg_tables **out, struct err *err)
@@ -463,15 +480,9 @@ seg_footer_decode(const uint8_t *p, size_t len, uint32_t header_crc,
 
     if (len < SEG_FOOTER_HEAD)
         return err_set(err, -ENODATA, ERR_JNL_0003, "footer cut short");
-    if (get_le32(p) != SEG_FOOTER_MAGIC || get_le16(p + 6) != FOOTER_LEN ||
-        !crc_ok(crc32c(0, p, FOOTER_LEN - 4), get_le32(p + FOOTER_LEN - 4)))
-        return footer_damaged(err, "its head does not match its checksum");
-    if (get_le16(p + 4) != SEG_VERSION)
-        return err_set(err, -EPROTONOSUPPORT, ERR_JNL_0052,
-                       "footer has version %u, this release reads %d",
-                       get_le16(p + 4), SEG_VERSION);
-    if (get_le32(p + 8) != header_crc)
-        return footer_damaged(err, "it belongs to another segment");
+    rc = footer_head_check(p, header_crc, err);
+    if (rc < 0)
+        return rc;
     for (unsigned i = 0; i < 4; i++)
         n[i] = get_le32(p + 16 + 4 * i);
     if (n[0] > SEG_BATCHES_MAX || n[1] > SEG_ENTRIES_MAX ||
@@ -527,6 +538,66 @@ seg_footer_decode(const uint8_t *p, size_t len, uint32_t header_crc,
     }
     *out = t;
     return 0;
+}
+
+int
+segment_read_batches(struct io_file *f, const struct seg_header *h,
+                     uint64_t footer_off, struct seg_batch **out,
+                     uint32_t *out_n, struct err *err)
+{
+    uint8_t head[SEG_HEADER_SIZE], *buf = io_mem_alloc(BATCHES_READ);
+    struct seg_batch *v = NULL;
+    size_t cap = BATCHES_READ, need = 0;
+    uint32_t n = 0;
+    int64_t got;
+    int rc = 0;
+
+    if (!buf)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a footer");
+    seg_header_encode(h, head);
+    got = io_file_pread_sync(f, buf, cap, footer_off);
+    if (got >= SEG_FOOTER_HEAD) {
+        rc = footer_head_check(buf, seg_header_crc(head), err);
+        n = get_le32(buf + 16);
+        if (rc == 0 && n > SEG_BATCHES_MAX)
+            rc = footer_damaged(err, "a count is out of range");
+        need = SEG_FOOTER_HEAD + (size_t)n * SEG_BATCH_REC;
+    }
+    if (rc == 0 && got == (int64_t)cap && need > cap) {
+        io_mem_free(buf, cap);
+        cap = (size_t)round_up(need, SEG_ALIGN);
+        buf = io_mem_alloc(cap);
+        if (!buf)
+            return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a footer");
+        got = io_file_pread_sync(f, buf, cap, footer_off);
+    }
+    if (rc == 0 && got < 0)
+        rc = err_set(err, (int)got, ERR_JNL_0001, "cannot read the footer: %s",
+                     err_errno((int)got));
+    else if (rc == 0 && (got < SEG_FOOTER_HEAD || (size_t)got < need))
+        rc = footer_damaged(err, "the file ends inside it");
+    else if (rc == 0 &&
+             !crc_ok(crc32c(0, buf + SEG_FOOTER_HEAD, need - SEG_FOOTER_HEAD),
+                     get_le32(buf + 88)))
+        rc = footer_damaged(err, "batch table");
+    if (rc == 0) {
+        v = calloc(MAX(n, 1U), sizeof *v);
+        if (!v)
+            rc = err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a footer");
+    }
+    for (uint32_t i = 0; i < n && rc == 0; i++)
+        if (seg_batch_decode(buf + SEG_FOOTER_HEAD + (size_t)i * SEG_BATCH_REC,
+                             &v[i]) < 0)
+            rc = footer_damaged(err, "reserved bytes of a batch are set");
+    if (rc < 0) {
+        err_prefix(err, "%s: offset %" PRIu64, io_file_path(f), footer_off);
+        free(v);
+    } else {
+        *out = v;
+        *out_n = n;
+    }
+    io_mem_free(buf, cap);
+    return rc;
 }
 
 /* --- files --------------------------------------------------------------- */
@@ -753,6 +824,43 @@ segment_read_batch(struct io_file *f, const struct seg_batch *b,
                      io_file_path(f), b->off, err_errno((int)n));
     else
         rc = batch_decode(buf, MIN((size_t)n, b->size), &v, err);
+    if (rc < 0) {
+        io_mem_free(buf, cap);
+        return rc == -ENODATA ? -EBADMSG : rc;
+    }
+    *out_buf = buf;
+    *out_cap = cap;
+    return 0;
+}
+
+int
+segment_read_head(struct io_file *f, const struct seg_batch *b,
+                  struct batch_view *out, uint8_t **out_buf, size_t *out_cap,
+                  struct err *err)
+{
+    size_t cap =
+        (size_t)round_up(batch_head_size(b->n_entries, b->n_chunks), SEG_ALIGN);
+    uint8_t *buf = io_mem_alloc(cap);
+    int64_t n;
+    int rc;
+
+    if (!buf)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a batch");
+    n = io_file_pread_sync(f, buf, cap, b->off);
+    if (n < 0) {
+        rc = err_set(err, (int)n, ERR_JNL_0001, "%s: cannot read at %u: %s",
+                     io_file_path(f), b->off, err_errno((int)n));
+    } else {
+        rc = batch_decode_head(buf, (size_t)n, out, err);
+        if (rc == 0 && (out->hdr.batch_no != b->batch_no ||
+                        out->hdr.n_entries != b->n_entries ||
+                        out->hdr.n_chunks != b->n_chunks))
+            rc = err_set(err, -EBADMSG, ERR_JNL_0003,
+                         "it is not batch %" PRIu64, b->batch_no);
+        if (rc < 0)
+            err_prefix(err, "%s: batch at offset %" PRIu32, io_file_path(f),
+                       b->off);
+    }
     if (rc < 0) {
         io_mem_free(buf, cap);
         return rc == -ENODATA ? -EBADMSG : rc;

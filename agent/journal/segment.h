@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 
 #include "io/file.h"
-#include "journal/extmap.h"
+#include "journal/runset.h"
 
 enum {
     SEG_VERSION = 1,
@@ -140,6 +140,15 @@ int segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
  * proves that batch_no had been acknowledged: 1; 0: none. */
 int segment_find_later(struct io_file *f, const struct incarnation_id *inc,
                        uint64_t from, uint64_t batch_no, struct err *err);
+/* The batch table of a sealed segment's footer, and nothing more of it. */
+int segment_read_batches(struct io_file *f, const struct seg_header *h,
+                         uint64_t footer_off, struct seg_batch **out,
+                         uint32_t *out_n, struct err *err);
+/* Header and tables of the batch at b, checked; *out borrows *out_buf, from
+ * io_mem_alloc(*out_cap). */
+int segment_read_head(struct io_file *f, const struct seg_batch *b,
+                      struct batch_view *out, uint8_t **out_buf,
+                      size_t *out_cap, struct err *err);
 /* The whole batch at b, read and checked but for bodies unless asked; *out_buf
  * from io_mem_alloc(*out_cap). */
 int segment_read_batch(struct io_file *f, const struct seg_batch *b,
@@ -150,8 +159,9 @@ int segment_read_batch(struct io_file *f, const struct seg_batch *b,
 struct seg_store;
 
 enum {
-    SEG_STORE_FILES = 32,
-    SEG_STORE_DIR_BYTES = 4 * 1024 * 1024
+    SEG_STORE_FILES = 64,
+    SEG_STORE_HEAD_BYTES = 4 * 1024 * 1024,  /* about 2 GiB of 4 KiB writes */
+    SEG_STORE_TABLE_BYTES = 1 * 1024 * 1024, /* about 400 segments */
 };
 
 int seg_store_new(struct io_loop *loop, const char *dir, struct vpg_id vpg,
@@ -185,6 +195,9 @@ seg_store_walk(void *arg, uint32_t seg, uint64_t after_seq, uint64_t upto_seq,
                void *fn_arg, struct err *err);
 int seg_store_read_chunk(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
                          uint32_t *out_len, struct err *err);
+int seg_store_locate(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
+                     uint32_t len, struct seg_slice *out, struct err *err);
+void seg_store_put(void *arg, struct seg_slice *s);
 
 /* Read and check a whole segment as a scrub does: header, every batch with its
  * bodies and chain, footer against the batches.  bad(arg, sentence) for each

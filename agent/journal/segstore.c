@@ -1,6 +1,10 @@
-/* The segments that exist, for readers of any thread: files are opened and chunk
- * directories loaded when first needed, and let go of, the least recently used
- * first, when there are too many. */
+/* The segments that exist, for readers of any thread.
+ *
+ * To find a payload takes the segment's batch table (from its footer) and the
+ * head of one batch (a few KiB at the batch itself).  Files, tables and heads
+ * are taken in when first needed and let go of, the least recently used first,
+ * when there are too many: a cold read of a history too large for the cache
+ * costs one head and one payload, however much there is. */
 #include "journal/segment.h"
 
 #include <inttypes.h>
@@ -15,14 +19,24 @@ struct slot {
     struct seg_place place;
     /* store->lock: */
     unsigned refs;
-    struct list lru; /* in store->lru when it holds a file and refs is 0 */
+    struct list lru; /* in store->lru when refs is 0 and there is something to
+                      * let go of */
     bool in_lru;
+    struct slot_batch *batches; /* sealed; NULL: not loaded */
+    uint32_t n_batches;
+    struct seg_head **heads; /* by batch; NULL where not loaded */
+    uint32_t n_heads;
     /* Taken before the store's lock. */
-    pthread_mutex_t load; /* guards file, tables, dir */
+    pthread_mutex_t load; /* guards file, tables and loading */
     struct io_file *file;
+    uint32_t align;            /* of reads */
+    bool waits;                /* for a disk */
     struct seg_tables *tables; /* open segment only */
-    uint8_t *dir;              /* chunk directory */
-    uint32_t n_dir;
+};
+
+struct slot_batch { /* a batch of a sealed segment, as far as needed */
+    uint32_t off, first_chunk, n_entries, n_chunks;
+    uint64_t batch_no;
 };
 
 struct seg_store {
@@ -34,8 +48,9 @@ struct seg_store {
     pthread_mutex_t lock; /* guards all below and slots' refs and lru */
     struct slot **slots;  /* by number */
     size_t n, cap;
-    struct list lru; /* least recent first */
-    size_t files, dir_bytes;
+    struct list lru;   /* of slots, least recent first */
+    struct list heads; /* of seg_head.lru, the same */
+    size_t files, table_bytes, head_bytes;
 };
 
 int
@@ -57,6 +72,7 @@ seg_store_new(struct io_loop *loop, const char *dir, struct vpg_id vpg,
     s->planted_order = planted_order;
     pthread_mutex_init(&s->lock, NULL);
     list_init(&s->lru);
+    list_init(&s->heads);
     *out = s;
     return 0;
 }
@@ -67,7 +83,10 @@ slot_free(struct slot *t)
     if (t->file)
         io_file_close(t->file);
     seg_tables_free(t->tables);
-    free(t->dir);
+    for (uint32_t i = 0; i < t->n_heads; i++)
+        seg_head_free(t->heads[i]);
+    free(t->heads);
+    free(t->batches);
     pthread_mutex_destroy(&t->load);
     free(t);
 }
@@ -107,6 +126,7 @@ seg_store_add(struct seg_store *s, const struct seg_place *p,
               struct io_file *file, struct seg_tables *tables)
 {
     struct slot *t = calloc(1, sizeof *t);
+    struct io_file_info fi = { .align = 0 };
     size_t i;
     int rc = -ENOMEM;
 
@@ -115,6 +135,11 @@ seg_store_add(struct seg_store *s, const struct seg_place *p,
     t->place = *p;
     list_init(&t->lru);
     pthread_mutex_init(&t->load, NULL);
+    /* Only how to read it best; without an answer, as any disk allows. */
+    if (file && io_file_info(file, &fi, NULL) < 0)
+        fi = (struct io_file_info){ .align = SEG_ALIGN };
+    t->align = MAX(fi.align, 1U);
+    t->waits = !fi.ram_backed;
     pthread_mutex_lock(&s->lock);
     if (s->n == s->cap) {
         size_t cap = s->cap ? 2 * s->cap : 16;
@@ -150,24 +175,43 @@ out:
     return rc;
 }
 
+static void
+head_drop_locked(struct seg_store *s, struct seg_head *h)
+{
+    struct slot *t = h->owner;
+
+    list_del(&h->lru);
+    s->head_bytes -= h->bytes;
+    t->heads[h->batch] = NULL;
+    seg_head_free(h);
+}
+
 /* Let go of what nobody uses until the limits hold. */
 static void
 shrink_locked(struct seg_store *s)
 {
-    while ((s->files > SEG_STORE_FILES || s->dir_bytes > SEG_STORE_DIR_BYTES) &&
-           !list_empty(&s->lru)) {
-        struct slot *t = list_entry(s->lru.next, struct slot, lru);
+    struct list *l, *tmp;
 
-        list_del(&t->lru);
-        t->in_lru = false;
-        s->dir_bytes -= (size_t)t->n_dir * BATCH_CHUNK_SIZE;
-        free(t->dir);
-        t->dir = NULL;
-        t->n_dir = 0;
-        if (t->file) {
+    list_for_each_safe (l, tmp, &s->lru) {
+        struct slot *t = list_entry(l, struct slot, lru);
+        bool files = s->files > SEG_STORE_FILES,
+             tables = s->table_bytes > SEG_STORE_TABLE_BYTES;
+
+        if (!files && !tables)
+            return;
+        if (files && t->file) {
             io_file_close(t->file);
             t->file = NULL;
             s->files--;
+        }
+        if (tables && t->batches) {
+            s->table_bytes -= t->n_batches * sizeof *t->batches;
+            free(t->batches);
+            t->batches = NULL;
+        }
+        if (!t->file && !t->batches) {
+            list_del(l);
+            t->in_lru = false;
         }
     }
 }
@@ -181,7 +225,7 @@ unref_locked(struct seg_store *s, struct slot *t)
         seg_tables_free(t->tables);
         t->tables = NULL;
     }
-    if (t->file && !t->in_lru) {
+    if ((t->file || t->batches) && !t->in_lru) {
         list_push_back(&s->lru, &t->lru);
         t->in_lru = true;
     }
@@ -205,7 +249,11 @@ seg_store_drop(struct seg_store *s, uint32_t no)
             list_del(&t->lru);
         if (t->file)
             s->files--;
-        s->dir_bytes -= (size_t)t->n_dir * BATCH_CHUNK_SIZE;
+        if (t->batches)
+            s->table_bytes -= t->n_batches * sizeof *t->batches;
+        for (uint32_t k = 0; k < t->n_heads; k++)
+            if (t->heads[k])
+                head_drop_locked(s, t->heads[k]);
     }
     pthread_mutex_unlock(&s->lock);
     if (t)
@@ -268,6 +316,8 @@ static int
 need_file_locked(struct seg_store *s, struct slot *t, struct err *err)
 {
     char path[4096], name[SEG_NAME_MAX];
+    struct io_file_info fi;
+    struct io_file *f;
     int rc;
 
     if (t->file)
@@ -275,11 +325,18 @@ need_file_locked(struct seg_store *s, struct slot *t, struct err *err)
     seg_name(t->place.no, name);
     if ((size_t)snprintf(path, sizeof path, "%s/%s", s->dir, name) >= sizeof path)
         return err_set(err, -ENAMETOOLONG, ERR_JNL_0001, "path too long");
-    rc = io_file_open(s->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &t->file,
-                      err);
+    rc = io_file_open(s->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &f, err);
     if (rc < 0)
         return rc;
+    rc = io_file_info(f, &fi, err);
+    if (rc < 0) {
+        io_file_close(f);
+        return rc;
+    }
     pthread_mutex_lock(&s->lock);
+    t->file = f;
+    t->align = MAX(fi.align, 1U);
+    t->waits = !fi.ram_backed;
     s->files++;
     pthread_mutex_unlock(&s->lock);
     return 0;
@@ -338,27 +395,6 @@ segment_load_tables(struct io_file *f, const struct seg_place *p,
         io_mem_free(buf, (size_t)len);
     io_mem_free(head, SEG_HEADER_SIZE);
     return rc == -ENODATA ? -EBADMSG : rc;
-}
-
-static int
-need_dir_locked(struct seg_store *s, struct slot *t, struct err *err)
-{
-    struct seg_tables *tables;
-    int rc;
-
-    if (t->dir)
-        return 0;
-    rc = segment_load_tables(t->file, &t->place, &tables, err);
-    if (rc < 0)
-        return rc;
-    t->dir = tables->chunks;
-    t->n_dir = seg_tables_chunks(tables);
-    tables->chunks = NULL;
-    seg_tables_free(tables);
-    pthread_mutex_lock(&s->lock);
-    s->dir_bytes += (size_t)t->n_dir * BATCH_CHUNK_SIZE;
-    pthread_mutex_unlock(&s->lock);
-    return 0;
 }
 
 /* --- walking ------------------------------------------------------------- */
@@ -452,38 +488,257 @@ seg_store_walk(void *arg, uint32_t seg, uint64_t after_seq, uint64_t upto_seq,
     return rc;
 }
 
-/* --- chunks -------------------------------------------------------------- */
+/* --- payloads ------------------------------------------------------------ */
 
-static int
-chunk_place(struct seg_store *s, struct slot *t, uint32_t chunk,
-            struct lane_chunk *out, struct io_file **out_file, struct err *err)
+/* Chunks up to and with batch i. */
+static uint32_t
+chunks_upto(const struct slot *t, uint32_t i)
 {
-    const uint8_t *dir;
-    uint32_t n;
-    int rc = need_file_locked(s, t, err);
+    return t->tables ? t->tables->batches[i].first_chunk +
+                           t->tables->batches[i].n_chunks
+                     : t->batches[i].first_chunk + t->batches[i].n_chunks;
+}
 
-    if (rc < 0)
-        return rc;
-    if (!t->tables) {
-        rc = need_dir_locked(s, t, err);
-        if (rc < 0)
-            return rc;
+/* The batch that holds a chunk; *out_n (how many there are): none. */
+static uint32_t
+batch_of_chunk(const struct slot *t, uint32_t chunk, uint32_t *out_n)
+{
+    uint32_t lo = 0, hi;
+
+    if (t->tables)
+        hi = atomic_load_explicit(&t->tables->n_batches, memory_order_acquire);
+    else
+        hi = t->batches ? t->n_batches : 0;
+    *out_n = hi;
+    while (lo < hi) {
+        uint32_t mid = lo + (hi - lo) / 2;
+
+        if (chunks_upto(t, mid) <= chunk)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
-    dir = t->tables ? t->tables->chunks : t->dir;
-    n = t->tables ? seg_tables_chunks(t->tables) : t->n_dir;
-    if (chunk >= n)
-        return err_set(err, -EBADMSG, ERR_JNL_0003,
-                       "%s: chunk %" PRIu32 " of %" PRIu32,
-                       io_file_path(t->file), chunk, n);
-    lane_chunk_decode(dir + (size_t)chunk * BATCH_CHUNK_SIZE, out);
-    *out_file = t->file;
-    return 0;
+    return lo;
 }
 
 static int
-chunk_load(struct io_file *f, const struct lane_chunk *c, uint8_t *out,
-           struct err *err)
+need_batches_locked(struct seg_store *s, struct slot *t, struct err *err)
 {
+    struct seg_tables *tables = NULL;
+    struct seg_batch *v = NULL;
+    struct slot_batch *b;
+    uint32_t n = 0;
+    int rc;
+
+    if (t->tables || t->batches)
+        return 0;
+    if (t->place.footer_off) {
+        rc = segment_read_batches(t->file, &t->place.header,
+                                  t->place.footer_off, &v, &n, err);
+    } else { /* none could be written */
+        rc = segment_load_tables(t->file, &t->place, &tables, err);
+        if (rc == 0)
+            n = atomic_load(&tables->n_batches);
+    }
+    if (rc < 0)
+        return rc;
+    b = calloc(MAX(n, 1U), sizeof *b);
+    for (uint32_t i = 0; b && i < n; i++) {
+        const struct seg_batch *r = tables ? &tables->batches[i] : &v[i];
+
+        b[i] = (struct slot_batch){ .off = r->off,
+                                    .first_chunk = r->first_chunk,
+                                    .n_entries = r->n_entries,
+                                    .n_chunks = r->n_chunks,
+                                    .batch_no = r->batch_no };
+    }
+    seg_tables_free(tables);
+    free(v);
+    if (!b)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a segment");
+    pthread_mutex_lock(&s->lock);
+    t->n_batches = n;
+    t->batches = b;
+    s->table_bytes += n * sizeof *b;
+    pthread_mutex_unlock(&s->lock);
+    return 0;
+}
+
+/* From the tables of the open segment, or read at the batch. */
+static int
+head_make(struct slot *t, uint32_t i, struct seg_head **out, struct err *err)
+{
+    struct batch_view v;
+    uint8_t *buf;
+    size_t cap;
+    int rc;
+
+    if (t->tables) {
+        const struct seg_batch *b = &t->tables->batches[i];
+
+        *out = seg_head_new(t->tables->entries +
+                                (size_t)b->first_entry * BATCH_ENTRY_SIZE,
+                            b->n_entries,
+                            t->tables->chunks +
+                                (size_t)b->first_chunk * BATCH_CHUNK_SIZE,
+                            b->n_chunks, 0);
+    } else {
+        const struct slot_batch *b = &t->batches[i];
+        struct seg_batch r = { .off = b->off,
+                               .n_entries = b->n_entries,
+                               .n_chunks = b->n_chunks,
+                               .batch_no = b->batch_no };
+
+        if (b->n_entries > BATCH_ENTRIES_MAX || b->n_chunks > BATCH_CHUNKS_MAX)
+            return err_set(err, -EBADMSG, ERR_JNL_0003,
+                           "%s: batch table: a count is out of range",
+                           io_file_path(t->file));
+        rc = segment_read_head(t->file, &r, &v, &buf, &cap, err);
+        if (rc < 0)
+            return rc;
+        *out = seg_head_new(v.entries, b->n_entries, v.chunks, b->n_chunks,
+                            b->off + (uint32_t)v.head_len);
+        io_mem_free(buf, cap);
+    }
+    return *out ? 0
+                : err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a batch");
+}
+
+static int
+head_keep(struct seg_store *s, struct slot *t, uint32_t i, struct seg_head *h)
+{
+    int rc = 0;
+
+    h->owner = t;
+    h->batch = i;
+    pthread_mutex_lock(&s->lock);
+    if (i >= t->n_heads) {
+        uint32_t n = MAX((uint32_t)round_up(i + 1, 64), t->n_batches);
+        struct seg_head **v =
+            reallocarray(t->heads, n, sizeof(struct seg_head *));
+
+        if (v) {
+            memset(v + t->n_heads, 0,
+                   (n - t->n_heads) * sizeof(struct seg_head *));
+            t->heads = v;
+            t->n_heads = n;
+        } else {
+            rc = -ENOMEM;
+        }
+    }
+    if (rc == 0) {
+        t->heads[i] = h;
+        list_push_back(&s->heads, &h->lru);
+        s->head_bytes += h->bytes;
+        while (s->head_bytes > SEG_STORE_HEAD_BYTES && s->heads.next != &h->lru)
+            head_drop_locked(s, list_entry(s->heads.next, struct seg_head, lru));
+    }
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+/* The slice from what is in memory; false: the head must be loaded. */
+static bool
+slice_known(struct seg_store *s, struct slot *t, uint32_t chunk, uint32_t off,
+            uint32_t len, struct seg_slice *out)
+{
+    struct seg_head *h = NULL;
+    uint32_t i, n, first;
+
+    pthread_mutex_lock(&s->lock);
+    i = batch_of_chunk(t, chunk, &n);
+    if (i < n && i < t->n_heads && t->file)
+        h = t->heads[i];
+    if (h) {
+        first = t->tables ? t->tables->batches[i].first_chunk
+                          : t->batches[i].first_chunk;
+        seg_head_find(h, chunk - first, off, len, &out->part);
+        out->file = t->file;
+        out->align = t->align;
+        out->waits = t->waits;
+        list_del(&h->lru);
+        list_push_back(&s->heads, &h->lru);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return h != NULL;
+}
+
+static int
+head_load(struct seg_store *s, struct slot *t, uint32_t chunk, struct err *err)
+{
+    struct seg_head *h = NULL;
+    bool known;
+    uint32_t i = 0, n = 0;
+    int rc;
+
+    pthread_mutex_lock(&t->load);
+    rc = need_file_locked(s, t, err);
+    if (rc == 0)
+        rc = need_batches_locked(s, t, err);
+    if (rc == 0) {
+        i = batch_of_chunk(t, chunk, &n);
+        if (i == n)
+            rc = err_set(err, -EBADMSG, ERR_JNL_0003,
+                         "%s: there is no chunk %" PRIu32,
+                         io_file_path(t->file), chunk);
+    }
+    if (rc == 0) {
+        pthread_mutex_lock(&s->lock);
+        known = i < t->n_heads && t->heads[i];
+        pthread_mutex_unlock(&s->lock);
+        if (!known) {
+            rc = head_make(t, i, &h, err);
+            if (rc == 0 && head_keep(s, t, i, h) < 0) {
+                seg_head_free(h);
+                rc = err_set(err, -ENOMEM, ERR_GEN_0002,
+                             "no memory for a batch");
+            }
+        }
+    }
+    pthread_mutex_unlock(&t->load);
+    return rc;
+}
+
+int
+seg_store_locate(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
+                 uint32_t len, struct seg_slice *out, struct err *err)
+{
+    struct seg_store *s = arg;
+    struct slot *t;
+    int rc = slot_get(s, seg, &t, err);
+
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && !slice_known(s, t, chunk, off, len, out))
+        rc = head_load(s, t, chunk, err);
+    if (rc == 0 && !range_ok(off, len, out->part.chunk.raw_len))
+        rc = err_set(err, -EBADMSG, ERR_JNL_0051,
+                     "%s: chunk %" PRIu32 " of %" PRIu32
+                     " bytes, the index wants %" PRIu32 " at %" PRIu32,
+                     io_file_path(t->file), chunk, out->part.chunk.raw_len, len,
+                     off);
+    if (rc < 0) {
+        slot_put(s, t);
+        return rc;
+    }
+    out->hold = t;
+    out->file_off = out->part.chunk.body_off + (uint64_t)out->part.off;
+    out->stored_len =
+        out->part.whole ? out->part.chunk.stored_len : out->part.len;
+    return 0;
+}
+
+void
+seg_store_put(void *arg, struct seg_slice *s)
+{
+    slot_put(arg, s->hold);
+    s->hold = NULL;
+}
+
+static int
+chunk_load(const struct seg_slice *s, uint8_t *out, struct err *err)
+{
+    const struct lane_chunk *c = &s->part.chunk;
     uint64_t from = round_down(c->body_off, SEG_ALIGN);
     size_t len =
         (size_t)(round_up((uint64_t)c->body_off + c->stored_len, SEG_ALIGN) -
@@ -494,10 +749,10 @@ chunk_load(struct io_file *f, const struct lane_chunk *c, uint8_t *out,
 
     if (!buf)
         return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a chunk");
-    n = io_file_pread_sync(f, buf, len, from);
+    n = io_file_pread_sync(s->file, buf, len, from);
     if (n < 0)
         rc = err_set(err, (int)n, ERR_JNL_0001, "%s: cannot read: %s",
-                     io_file_path(f), err_errno((int)n));
+                     io_file_path(s->file), err_errno((int)n));
     else if ((size_t)n < c->body_off - from + c->stored_len)
         rc = err_set(err, -EBADMSG, ERR_JNL_0003, "the file ends inside it");
     else
@@ -505,7 +760,7 @@ chunk_load(struct io_file *f, const struct lane_chunk *c, uint8_t *out,
                            BATCH_CHUNK_RAW_MAX, err);
     io_mem_free(buf, len);
     if (rc < 0)
-        err_prefix(err, "%s: chunk at offset %" PRIu32, io_file_path(f),
+        err_prefix(err, "%s: chunk at offset %" PRIu32, io_file_path(s->file),
                    c->body_off);
     return rc;
 }
@@ -514,22 +769,14 @@ int
 seg_store_read_chunk(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
                      uint32_t *out_len, struct err *err)
 {
-    struct seg_store *s = arg;
-    struct io_file *f = NULL;
-    struct lane_chunk c;
-    struct slot *t;
-    int rc = slot_get(s, seg, &t, err);
+    struct seg_slice s;
+    int rc = seg_store_locate(arg, seg, chunk, 0, 0, &s, err);
 
     if (rc < 0)
         return rc;
-    pthread_mutex_lock(&t->load);
-    rc = chunk_place(s, t, chunk, &c, &f, err);
-    pthread_mutex_unlock(&t->load);
-    /* The file stays open: it is let go of only without references. */
+    rc = chunk_load(&s, out, err);
     if (rc == 0)
-        rc = chunk_load(f, &c, out, err);
-    if (rc == 0)
-        *out_len = c.raw_len;
-    slot_put(s, t);
+        *out_len = s.part.chunk.raw_len;
+    seg_store_put(arg, &s);
     return rc;
 }

@@ -1,165 +1,8 @@
-/* Reading through a read set, with a cache of inflated chunks for each view:
- * see view.h. */
-#include <pthread.h>
+/* Reading through a read set: see view.h. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "journal/view.h"
-
-enum chunk_state {
-    CHUNK_EMPTY,
-    CHUNK_LOADING,
-    CHUNK_READY
-};
-
-struct chunk_slot {
-    enum chunk_state state;
-    uint32_t seg, chunk, len;
-    unsigned pins;
-    uint64_t used; /* stamp; the lowest goes first */
-    uint8_t *buf;
-};
-
-struct chunk_cache {
-    pthread_mutex_t lock; /* guards all; loads run without it */
-    pthread_cond_t loaded;
-    const struct segment_ops *seg;
-    uint64_t stamp;
-    size_t n;
-    struct chunk_slot slot[];
-};
-
-struct chunk_cache *
-chunk_cache_new(size_t chunks, const struct segment_ops *seg)
-{
-    struct chunk_cache *c = calloc(1, sizeof *c + chunks * sizeof c->slot[0]);
-
-    if (!c)
-        return NULL;
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->loaded, NULL);
-    c->seg = seg;
-    c->n = chunks;
-    return c;
-}
-
-void
-chunk_cache_free(struct chunk_cache *c)
-{
-    if (!c)
-        return;
-    for (size_t i = 0; i < c->n; i++)
-        if (c->slot[i].buf)
-            io_mem_free(c->slot[i].buf, BATCH_CHUNK_RAW_MAX);
-    pthread_cond_destroy(&c->loaded);
-    pthread_mutex_destroy(&c->lock);
-    free(c);
-}
-
-static struct chunk_slot *
-find_locked(struct chunk_cache *c, uint32_t seg, uint32_t chunk)
-{
-    for (size_t i = 0; i < c->n; i++)
-        if (c->slot[i].state != CHUNK_EMPTY && c->slot[i].seg == seg &&
-            c->slot[i].chunk == chunk)
-            return &c->slot[i];
-    return NULL;
-}
-
-/* A slot that nobody uses; NULL only with more readers than slots. */
-static struct chunk_slot *
-victim_locked(struct chunk_cache *c)
-{
-    struct chunk_slot *best = NULL;
-
-    for (size_t i = 0; i < c->n; i++) {
-        struct chunk_slot *s = &c->slot[i];
-
-        if (s->pins > 0)
-            continue;
-        if (s->state == CHUNK_EMPTY)
-            return s;
-        if (!best || s->used < best->used)
-            best = s;
-    }
-    return best;
-}
-
-static int
-load_locked(struct chunk_cache *c, struct chunk_slot *s, uint32_t seg,
-            uint32_t chunk, struct err *err)
-{
-    int rc = 0;
-
-    s->state = CHUNK_LOADING;
-    s->seg = seg;
-    s->chunk = chunk;
-    s->pins = 1;
-    pthread_mutex_unlock(&c->lock);
-    if (!s->buf)
-        s->buf = io_mem_alloc(BATCH_CHUNK_RAW_MAX);
-    if (!s->buf)
-        rc = err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a chunk");
-    else
-        rc = c->seg->read_chunk(c->seg->arg, seg, chunk, s->buf, &s->len, err);
-    pthread_mutex_lock(&c->lock);
-    s->state = rc < 0 ? CHUNK_EMPTY : CHUNK_READY;
-    if (rc < 0)
-        s->pins = 0;
-    pthread_cond_broadcast(&c->loaded);
-    return rc;
-}
-
-/* A pinned slot that holds the chunk. */
-static int
-pin_locked(struct chunk_cache *c, uint32_t seg, uint32_t chunk,
-           struct chunk_slot **out, struct err *err)
-{
-    for (;;) {
-        struct chunk_slot *s = find_locked(c, seg, chunk);
-
-        if (s && s->state == CHUNK_READY) {
-            s->pins++;
-            *out = s;
-            return 0;
-        }
-        if (!s) {
-            s = victim_locked(c);
-            if (s) {
-                *out = s;
-                return load_locked(c, s, seg, chunk, err);
-            }
-        }
-        pthread_cond_wait(&c->loaded, &c->lock);
-    }
-}
-
-int
-chunk_cache_read(struct chunk_cache *c, uint32_t seg, uint32_t chunk,
-                 uint32_t off, uint32_t len, void *buf, struct err *err)
-{
-    struct chunk_slot *s;
-    int rc;
-
-    pthread_mutex_lock(&c->lock);
-    rc = pin_locked(c, seg, chunk, &s, err);
-    pthread_mutex_unlock(&c->lock);
-    if (rc < 0)
-        return rc;
-    if (range_ok(off, len, s->len))
-        memcpy(buf, s->buf + off, len);
-    else
-        rc = err_set(err, -EBADMSG, ERR_JNL_0051,
-                     "segment %u: chunk %u of %u bytes, the index wants %u at "
-                     "%u",
-                     seg, chunk, s->len, len, off);
-    pthread_mutex_lock(&c->lock);
-    s->used = ++c->stamp;
-    if (--s->pins == 0)
-        pthread_cond_broadcast(&c->loaded);
-    pthread_mutex_unlock(&c->lock);
-    return rc;
-}
 
 /* --- resolving ------------------------------------------------------------- */
 
@@ -244,48 +87,84 @@ resolve(struct resolver *rv, size_t table, uint64_t from, uint64_t to,
 }
 
 struct set_reader {
-    struct chunk_cache *cache;
-    struct replica *replica;
+    struct fetch *f;
     uint16_t vol;
     uint64_t start; /* key of buf[0] */
     uint8_t *buf;
+    uint64_t pos; /* key: what lies before has been added */
 };
 
 static int
-read_piece(void *arg, const struct ext_rec *r, struct err *err)
+add_piece(void *arg, const struct ext_rec *r, struct err *err)
 {
     struct set_reader *sr = arg;
     uint8_t *to = sr->buf + (r->key - sr->start) * 512;
     uint64_t off = (r->key & EXT_OFF_MASK) * 512,
              len = (uint64_t)r->len512 * 512;
+    int rc = 0;
 
     switch (r->chunk) {
     case EXT_CHUNK_GAP:
-        return replica_read(sr->replica, sr->vol, to, len, off, err);
-    case EXT_CHUNK_ZERO: memset(to, 0, len); return 0;
+        rc = fetch_add_replica(sr->f, sr->vol, to, len, off, err);
+        break;
+    case EXT_CHUNK_ZERO:
+        fetch_barrier(sr->f);
+        memset(to, 0, len);
+        break;
     case EXT_CHUNK_UNKNOWN:
         return err_set(err, -EIO, ERR_JNL_0058,
                        "volume %u: the content at offset %llu is not known: "
                        "the source failed to write or read it",
                        sr->vol, (unsigned long long)off);
-    default:
-        return chunk_cache_read(sr->cache, r->seg, r->chunk,
-                                r->chunk_off512 * 512, (uint32_t)len, to, err);
+    default: rc = fetch_add(sr->f, r, to, err); break;
     }
+    if (rc == 0)
+        sr->pos = ext_end(r);
+    return rc;
 }
 
 int
-set_read(struct read_set *set, struct chunk_cache *cache, struct replica *r,
-         uint16_t vol, void *buf, uint64_t len, uint64_t off, struct err *err)
+set_fetch(struct read_set *set, struct fetch *f, uint16_t vol, void *buf,
+          uint64_t len, uint64_t off, uint64_t *out_len, struct err *err)
 {
-    struct set_reader sr = { .cache = cache,
-                             .replica = r,
-                             .vol = vol,
-                             .start = ext_key(vol, off / 512),
-                             .buf = buf };
-    struct resolver rv = { .set = set, .emit = read_piece, .arg = &sr };
+    struct set_reader sr = {
+        .f = f, .vol = vol, .start = ext_key(vol, off / 512), .buf = buf
+    };
+    struct resolver rv = { .set = set, .emit = add_piece, .arg = &sr };
+    int rc;
 
-    return resolve(&rv, 0, sr.start, sr.start + len / 512, err);
+    sr.pos = sr.start;
+    fetch_barrier(f);
+    rc = resolve(&rv, 0, sr.start, sr.start + len / 512, err);
+    if (rc < 0 && rc != -ENOBUFS)
+        return rc;
+    *out_len = (sr.pos - sr.start) * 512;
+    return 0;
+}
+
+int
+set_read(struct read_set *set, struct fetch *f, uint16_t vol, void *buf,
+         uint64_t len, uint64_t off, struct err *err)
+{
+    uint8_t *to = buf;
+    uint64_t part;
+    int rc = 0;
+
+    for (; rc == 0 && len > 0; to += part, off += part, len -= part) {
+        int end;
+
+        part = 0;
+        rc = set_fetch(set, f, vol, to, len, off, &part, err);
+        if (rc == 0)
+            rc = fetch_plan(f, err);
+        if (rc == 0)
+            fetch_read(f);
+        end = rc == 0 ? fetch_finish(f, err) : 0;
+        rc = rc < 0 ? rc : end;
+    }
+    if (rc < 0)
+        fetch_drop(f);
+    return rc;
 }
 
 /* --- extents ----------------------------------------------------------------- */

@@ -152,6 +152,7 @@ vreq_new(struct view_vol *vv, struct blkdev_req *rq, enum vreq_kind kind,
     q->err = (struct err)ERR_INIT;
     list_init(&q->link);
     list_init(&q->lock_link);
+    list_init(&q->read_link);
     return q;
 }
 
@@ -162,16 +163,21 @@ vreq_free(struct vreq *q)
     free(q);
 }
 
-/* To a worker, with the read set of this moment. */
 void
-vreq_start(struct vreq *q)
+vreq_begin(struct vreq *q)
 {
     struct journal_view *v = q->vv->v;
 
     q->id = v->next_id++;
     list_push_back(&v->active, &q->link);
     q->set = v->set ? read_set_ref(v->set) : NULL;
-    io_work_submit(v->env->loop, &q->work);
+}
+
+void
+vreq_start(struct vreq *q)
+{
+    vreq_begin(q);
+    io_work_submit(q->vv->v->env->loop, &q->work);
 }
 
 void
@@ -664,6 +670,7 @@ view_alloc(const struct view_env *env, const struct view_record *rec)
     v->n = rec->cfg.n_vols;
     list_init(&v->link);
     list_init(&v->active);
+    list_init(&v->readers);
     io_task_init(&v->drain_task, drain_check);
     for (unsigned i = 0; i < v->n; i++)
         vol_init(v, i);
@@ -693,7 +700,7 @@ view_prepare(const struct view_env *env, const struct view_record *rec,
         return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a view");
     }
     v->set = set;
-    v->cache = chunk_cache_new(VIEW_CACHE_CHUNKS, &env->seg);
+    v->cache = chunk_cache_new(VIEW_CACHE_CHUNKS);
     if (!v->cache)
         rc = err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a view");
     for (unsigned i = 0; rc == 0 && i < v->n; i++) {
@@ -730,6 +737,8 @@ view_free(struct journal_view *v)
     io_task_cancel(&v->drain_task);
     for (unsigned i = 0; i < v->n; i++)
         overlay_close(v->vv[i].ov);
+    while (v->n_idle > 0)
+        fetch_free(v->idle[--v->n_idle]);
     read_set_unref(v->set);
     chunk_cache_free(v->cache);
     free(v);

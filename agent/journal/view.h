@@ -10,28 +10,26 @@
 #ifndef HOLDFAST_JOURNAL_VIEW_H
 #define HOLDFAST_JOURNAL_VIEW_H
 
+#include "journal/fetch.h"
 #include "journal/jindex.h"
 #include "journal/overlay.h"
 #include "journal/replica.h"
 
 enum {
-    VIEW_CACHE_CHUNKS = 128
-}; /* of 64 KiB: 8 MiB a view */
+    VIEW_CACHE_CHUNKS = 64, /* of 64 KiB, inflated: 4 MiB a view */
+    VIEW_FETCH = 1024 * 1024,
+};
 
-/* Chunks inflated, bounded, any thread; one reader loads, others wait. */
-struct chunk_cache;
-struct chunk_cache *
-chunk_cache_new(size_t chunks, const struct segment_ops *seg);
-void chunk_cache_free(struct chunk_cache *c);
-/* Copy [off, off + len) of a chunk to buf. */
-int chunk_cache_read(struct chunk_cache *c, uint32_t seg, uint32_t chunk,
-                     uint32_t off, uint32_t len, void *buf, struct err *err);
-
-/* What a volume held as of a read set: the tables, then the replica.  Blocking,
- * any thread.  set NULL: the replica alone. */
-int
-set_read(struct read_set *set, struct chunk_cache *cache, struct replica *r,
-         uint16_t vol, void *buf, uint64_t len, uint64_t off, struct err *err);
+/* What a volume held as of a read set: the tables, then the replica.  set NULL:
+ * the replica alone.
+ *
+ * set_fetch: add a front part of the range to a fetch; *out_len: how much,
+ * less than len when it became full.  set_read: the whole range, blocking.  Any
+ * thread, one fetch each. */
+int set_fetch(struct read_set *set, struct fetch *f, uint16_t vol, void *buf,
+              uint64_t len, uint64_t off, uint64_t *out_len, struct err *err);
+int set_read(struct read_set *set, struct fetch *f, uint16_t vol, void *buf,
+             uint64_t len, uint64_t off, struct err *err);
 /* Extents of the same: data unless known to be zeros. */
 int set_extents(struct read_set *set, struct replica *r, uint16_t vol,
                 uint64_t off, uint64_t len, struct io_extent *out, size_t max);

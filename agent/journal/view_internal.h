@@ -8,6 +8,7 @@
 enum {
     COPY_BLOCKS = 256, /* a conversion's window: 1 MiB */
     COPY_WORDS = COPY_BLOCKS / 64,
+    VIEW_IDLE_FETCHES = 8,
 };
 
 enum vreq_kind {
@@ -49,6 +50,10 @@ struct vreq {
     uint64_t first, blocks; /* touched */
     uint64_t cost;          /* blocks reserved against the limit */
     bool head_up, tail_up;  /* copy the partial first, last block up */
+    /* A read goes in parts, some of them at once: */
+    struct list read_link; /* view.readers, while parts are to begin */
+    uint64_t next;         /* where the next part begins */
+    unsigned parts;        /* under way */
     struct stretch *st;
     size_t n_st;
     uint64_t want[COPY_WORDS], data[COPY_WORDS];
@@ -66,6 +71,10 @@ struct journal_view {
     bool broken, full_told;
     struct err why;
     char last_alert[ERR_MSG_MAX];
+    struct list readers; /* vreq.read_link */
+    uint64_t reading;    /* bytes that parts under way may take in memory */
+    struct fetch *idle[VIEW_IDLE_FETCHES];
+    unsigned n_idle;
     uint64_t next_id, reserved;
     struct list active;
     struct io_task drain_task;
@@ -85,7 +94,9 @@ uint64_t view_block_end(const struct view_vol *vv, uint64_t block);
 struct vreq *vreq_new(struct view_vol *vv, struct blkdev_req *rq,
                       enum vreq_kind kind, uint64_t off, uint64_t len);
 void vreq_free(struct vreq *q);
-/* To a worker, with the read set of this moment. */
+/* A request begins, with the read set of this moment; vreq_start() also sends
+ * it to a worker. */
+void vreq_begin(struct vreq *q);
 void vreq_start(struct vreq *q);
 void vreq_ended(struct vreq *q);
 /* A device error to a client is EIO, whatever it was here. */
@@ -94,6 +105,8 @@ int view_overlay_error(struct vreq *q, int rc, const char *what, uint64_t off);
 /* Blocking: a stretch that the overlay has, or has not. */
 int view_read_part(struct vreq *q, bool has, uint8_t *buf, uint64_t len,
                    uint64_t off);
+/* Any thread. */
+struct fetch *view_fetch_new(struct journal_view *v);
 void view_submit_read(struct view_vol *vv, struct blkdev_req *rq);
 
 /* Writers of a volume, in order: a request waits for those that overlap it. */
