@@ -16,7 +16,7 @@ enum {
     JOIN_MAX = 256 * 1024,
     SMALL_BYTES = 32 * 1024,
     IN_FLIGHT = 128,
-    MEM_KEEP = 128 * 1024, /* of a fetch that is idle */
+    MEM_KEEP = 512 * 1024, /* of a fetch that is idle */
 };
 
 /* --- inflated chunks ----------------------------------------------------- */

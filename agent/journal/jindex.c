@@ -492,6 +492,14 @@ promote_step_job(struct io_work *w)
 }
 
 static void
+promote_io_done(void *arg)
+{
+    struct jindex *ix = arg;
+
+    io_work_submit(ix->cfg.loop, &ix->prom.work);
+}
+
+static void
 promote_step_done(struct io_work *w)
 {
     struct jindex *ix = container_of(w, struct jindex, prom.work);
@@ -507,7 +515,9 @@ promote_step_done(struct io_work *w)
     }
     if (pr->res > 0 && ix->closing)
         pr->res = -ECANCELED;
-    if (pr->res > 0)
+    if (pr->res == PROMOTE_IO)
+        promotion_io(pr->p, promote_io_done, ix);
+    else if (pr->res > 0)
         io_work_submit(ix->cfg.loop, &pr->work);
     else if (pr->res < 0)
         promote_end(ix, pr->res);

@@ -15,23 +15,47 @@ struct piece { /* a record's payload in the sort buffer */
     uint32_t at;
 };
 
+struct wr { /* a write to the replica */
+    struct io_req rq;
+    struct promotion *p;
+    struct io_file *file;
+    size_t first, n; /* pieces */
+    uint16_t vol;
+    uint64_t off, len;
+    int64_t res;
+};
+
+enum phase {
+    PHASE_NEXT,
+    PHASE_READ, /* the fetch is planned */
+    PHASE_WRITE /* the writes are */
+};
+
 struct promotion {
+    enum phase phase;
     struct read_set *set;
-    const struct segment_ops *seg;
+    struct fetch *fetch;
     struct replica *replica;
     struct set_scan *scan;
     bool scanned;         /* the scan has ended */
     struct ext_rec *recs; /* a key window, sorted by place in the log */
     size_t n_recs, next;
-    uint8_t *buf, *join, *chunk;
-    struct piece *pieces;
+    uint8_t *buf;
+    struct piece *pieces; /* in buf */
+    size_t n_pieces;
+    struct iovec *iov; /* of the pieces, sorted by key */
+    struct wr *wrs;
+    size_t n_wrs, next_wr, in_flight;
+    void (*done)(void *arg);
+    void *arg;
     struct ext_rec *bad;
     size_t n_bad;
     uint64_t bytes;
 };
 
 enum {
-    PIECES_MAX = PROMOTE_BUFFER / 512
+    PIECES_MAX = PROMOTE_BUFFER / 512,
+    IOV_JOIN = 256,
 };
 
 int
@@ -43,14 +67,13 @@ promotion_new(struct read_set *set, const struct segment_ops *seg,
     if (!p)
         return -ENOMEM;
     p->set = read_set_ref(set);
-    p->seg = seg;
+    p->fetch = fetch_new(seg, replica, NULL, PROMOTE_FETCH);
     p->replica = replica;
     p->recs = calloc(PROMOTE_RECORDS, sizeof *p->recs);
     p->pieces = calloc(PIECES_MAX, sizeof *p->pieces);
     p->buf = io_mem_alloc(PROMOTE_BUFFER);
-    p->join = io_mem_alloc(PROMOTE_WRITE);
-    p->chunk = io_mem_alloc(BATCH_CHUNK_RAW_MAX);
-    if (!p->recs || !p->pieces || !p->buf || !p->join || !p->chunk) {
+    p->iov = calloc(PIECES_MAX, sizeof *p->iov);
+    if (!p->recs || !p->pieces || !p->buf || !p->iov || !p->fetch) {
         promotion_free(p);
         return -ENOMEM;
     }
@@ -64,15 +87,14 @@ promotion_free(struct promotion *p)
     if (!p)
         return;
     set_scan_free(p->scan);
-    read_set_unref(p->set);
     if (p->buf)
         io_mem_free(p->buf, PROMOTE_BUFFER);
-    if (p->join)
-        io_mem_free(p->join, PROMOTE_WRITE);
-    if (p->chunk)
-        io_mem_free(p->chunk, BATCH_CHUNK_RAW_MAX);
+    fetch_free(p->fetch);
     free(p->recs);
     free(p->pieces);
+    free(p->iov);
+    free(p->wrs);
+    read_set_unref(p->set); /* after the fetch let go of its segments */
     free(p->bad);
     free(p);
 }
@@ -166,102 +188,197 @@ fill_window(struct promotion *p, struct err *err)
     return 0;
 }
 
-/* Read chunks in log order until the buffer is full or the window ends. */
+/* Ask for payloads in log order until the buffer is full or the window ends. */
 static int
-gather(struct promotion *p, size_t *out_n, struct err *err)
+gather(struct promotion *p, struct err *err)
 {
-    uint32_t seg = 0, chunk = EXT_CHUNK_ZERO, chunk_len = 0;
-    size_t n = 0, used = 0;
+    size_t used = 0;
+    int rc = 0;
 
+    p->n_pieces = 0;
     for (; p->next < p->n_recs; p->next++) {
         const struct ext_rec *r = &p->recs[p->next];
-        uint32_t len = r->len512 * 512, off = r->chunk_off512 * 512;
+        uint32_t len = r->len512 * 512;
 
-        if (len > PROMOTE_BUFFER - used || n == PIECES_MAX)
+        if (len > PROMOTE_BUFFER - used || p->n_pieces == PIECES_MAX)
             break;
-        if (r->seg != seg || r->chunk != chunk) {
-            int rc = p->seg->read_chunk(p->seg->arg, r->seg, r->chunk, p->chunk,
-                                        &chunk_len, err);
-
-            if (rc < 0)
-                return rc;
-            seg = r->seg;
-            chunk = r->chunk;
-        }
-        if (!range_ok(off, len, chunk_len))
-            return err_set(err, -EBADMSG, ERR_JNL_0051,
-                           "segment %" PRIu32 ": chunk %" PRIu32 " of %" PRIu32
-                           " bytes, the index wants %" PRIu32 " at %" PRIu32,
-                           seg, chunk, chunk_len, len, off);
-        memcpy(p->buf + used, p->chunk + off, len);
-        p->pieces[n++] =
+        rc = fetch_add(p->fetch, r, p->buf + used, err);
+        if (rc == -ENOBUFS)
+            break;
+        if (rc < 0)
+            return rc;
+        p->pieces[p->n_pieces++] =
             (struct piece){ .key = r->key, .len = len, .at = (uint32_t)used };
         used += len;
     }
-    *out_n = n;
+    return fetch_plan(p->fetch, err);
+}
+
+/* The pieces in order as writes, neighbours together. */
+static int
+join(struct promotion *p, struct err *err)
+{
+    size_t n = p->n_pieces;
+
+    qsort(p->pieces, n, sizeof *p->pieces, by_key);
+    free(p->wrs);
+    p->n_wrs = p->next_wr = 0;
+    p->wrs = calloc(n + 1, sizeof *p->wrs);
+    if (!p->wrs)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory to promote");
+    for (size_t i = 0; i < n; i++) {
+        const struct piece *pc = &p->pieces[i];
+        struct wr *w = p->n_wrs ? &p->wrs[p->n_wrs - 1] : NULL;
+        uint64_t off = (pc->key & EXT_OFF_MASK) * 512;
+        uint16_t vol = (uint16_t)(pc->key >> EXT_VOL_SHIFT);
+
+        p->iov[i] =
+            (struct iovec){ .iov_base = p->buf + pc->at, .iov_len = pc->len };
+        if (w && w->vol == vol && w->off + w->len == off &&
+            w->len + pc->len <= PROMOTE_WRITE && w->n < IOV_JOIN) {
+            w->len += pc->len;
+            w->n++;
+            continue;
+        }
+        p->wrs[p->n_wrs++] = (struct wr){
+            .p = p, .first = i, .n = 1, .vol = vol, .off = off, .len = pc->len
+        };
+    }
     return 0;
 }
 
+/* Those that do not wait for a disk, or do not suit a request of their own, are
+ * written here; the others stay for promotion_io().  Returns how many those
+ * are. */
 static int
-write_run(struct promotion *p, const struct piece *pc, size_t n, uint32_t len,
-          struct err *err)
+write_here(struct promotion *p, struct err *err)
 {
-    const uint8_t *buf = p->join;
-    uint32_t at = 0;
+    size_t left = 0;
 
-    if (n == 1) {
-        buf = p->buf + pc[0].at;
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            memcpy(p->join + at, p->buf + pc[i].at, pc[i].len);
-            at += pc[i].len;
+    for (size_t i = 0; i < p->n_wrs; i++) {
+        struct wr *w = &p->wrs[i];
+        uint64_t off = w->off;
+
+        p->bytes += w->len;
+        w->file = replica_direct(p->replica, w->vol, p->iov[w->first].iov_base,
+                                 w->len, w->off, true);
+        if (w->file) {
+            p->wrs[left++] = *w;
+            continue;
+        }
+        for (size_t k = 0; k < w->n; k++) {
+            const struct iovec *v = &p->iov[w->first + k];
+            int rc = replica_write(p->replica, w->vol, v->iov_base, v->iov_len,
+                                   off, err);
+
+            if (rc < 0)
+                return rc;
+            off += v->iov_len;
         }
     }
-    p->bytes += len;
-    return replica_write(p->replica, (uint16_t)(pc[0].key >> EXT_VOL_SHIFT),
-                         buf, len, (pc[0].key & EXT_OFF_MASK) * 512, err);
+    p->n_wrs = left;
+    return (int)left;
 }
 
-/* Write what was gathered in offset order, neighbours together. */
+/* The writes that were requests. */
 static int
-scatter(struct promotion *p, size_t n, struct err *err)
+written(struct promotion *p, struct err *err)
 {
-    qsort(p->pieces, n, sizeof *p->pieces, by_key);
-    for (size_t i = 0; i < n;) {
-        const struct piece *first = &p->pieces[i];
-        uint32_t len = first->len;
-        size_t k = 1;
-        int rc;
+    int rc = 0;
 
-        while (i + k < n && first[k].key == first->key + len / 512 &&
-               first[k].key >> EXT_VOL_SHIFT == first->key >> EXT_VOL_SHIFT &&
-               first[k].len <= PROMOTE_WRITE - MIN(len, (uint32_t)PROMOTE_WRITE))
-            len += first[k++].len;
-        rc = write_run(p, first, k, len, err);
-        if (rc < 0)
-            return rc;
-        i += k;
+    for (size_t i = 0; i < p->n_wrs && rc == 0; i++) {
+        const struct wr *w = &p->wrs[i];
+
+        rc = w->res < 0
+                 ? replica_error(p->replica, w->vol, (int)w->res, "written",
+                                 w->off, err)
+                 : replica_written(p->replica, w->vol, w->len, w->off, err);
     }
-    return 0;
+    p->n_wrs = 0;
+    return rc;
+}
+
+static void wrs_go(struct promotion *p);
+
+static void
+wr_done(struct io_req *rq, int64_t res)
+{
+    struct wr *w = container_of(rq, struct wr, rq);
+    struct promotion *p = w->p;
+
+    w->res = res;
+    p->in_flight--;
+    if (p->next_wr < p->n_wrs)
+        wrs_go(p);
+    else if (p->in_flight == 0)
+        p->done(p->arg);
+}
+
+static void
+wrs_go(struct promotion *p)
+{
+    while (p->next_wr < p->n_wrs && p->in_flight < PROMOTE_WRITES) {
+        struct wr *w = &p->wrs[p->next_wr++];
+
+        p->in_flight++;
+        w->rq.done = wr_done;
+        io_file_pwritev(w->file, &w->rq, p->iov + w->first, (unsigned)w->n,
+                        w->off, 0);
+    }
+}
+
+void
+promotion_io(struct promotion *p, void (*done)(void *arg), void *arg)
+{
+    p->done = done;
+    p->arg = arg;
+    if (p->phase == PHASE_READ)
+        fetch_start(p->fetch, done, arg);
+    else
+        wrs_go(p);
+}
+
+/* What was fetched is verified and goes out. */
+static int
+scatter(struct promotion *p, struct err *err)
+{
+    int rc = fetch_finish(p->fetch, err);
+
+    if (rc == 0)
+        rc = join(p, err);
+    if (rc == 0)
+        rc = write_here(p, err);
+    if (rc < 0)
+        return rc;
+    p->phase = rc > 0 ? PHASE_WRITE : PHASE_NEXT;
+    return rc > 0 ? PROMOTE_IO : 1;
 }
 
 int
 promotion_step(struct promotion *p, struct err *err)
 {
-    size_t n = 0;
     int rc = 0;
 
-    if (!p->scan)
+    if (p->phase == PHASE_READ)
+        return scatter(p, err);
+    if (p->phase == PHASE_WRITE)
+        rc = written(p, err);
+    p->phase = PHASE_NEXT;
+    if (rc == 0 && !p->scan)
         rc = set_scan_new(p->set, &p->scan, err);
     if (rc == 0 && p->next == p->n_recs && !p->scanned)
         rc = fill_window(p, err);
     if (rc < 0)
         return rc;
-    if (p->next < p->n_recs) {
-        rc = gather(p, &n, err);
-        return rc < 0 ? rc : (rc = scatter(p, n, err)) < 0 ? rc : 1;
+    if (p->next == p->n_recs)
+        return p->scanned ? replica_sync(p->replica, err) : 1;
+    rc = gather(p, err);
+    if (rc < 0)
+        return rc;
+    if (fetch_waits(p->fetch)) {
+        p->phase = PHASE_READ;
+        return PROMOTE_IO;
     }
-    if (!p->scanned)
-        return 1;
-    return replica_sync(p->replica, err);
+    fetch_read(p->fetch);
+    return scatter(p, err);
 }

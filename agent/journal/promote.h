@@ -10,13 +10,15 @@
 #ifndef HOLDFAST_JOURNAL_PROMOTE_H
 #define HOLDFAST_JOURNAL_PROMOTE_H
 
-#include "journal/replica.h"
-#include "journal/runset.h"
+#include "journal/fetch.h"
 
 enum {
-    PROMOTE_BUFFER = 8 * 1024 * 1024,
+    PROMOTE_BUFFER = 4 * 1024 * 1024,
+    PROMOTE_FETCH = 3 * 1024 * 1024,
     PROMOTE_RECORDS = 128 * 1024, /* 24 bytes each */
-    PROMOTE_WRITE = 1024 * 1024,  /* of one write to the replica */
+    PROMOTE_WRITES = 64,          /* in flight */
+    PROMOTE_IO = 2,
+    PROMOTE_WRITE = 1024 * 1024, /* of one write to the replica */
 };
 
 struct promotion;
@@ -24,8 +26,10 @@ struct promotion;
 /* Takes a reference on set. */
 int promotion_new(struct read_set *set, const struct segment_ops *seg,
                   struct replica *replica, struct promotion **out);
-/* 1: more to do; 0: everything is written and synced; negative errno. */
+/* 1: more to do; PROMOTE_IO: promotion_io() comes first; 0: everything is written and synced; negative errno. */
 int promotion_step(struct promotion *p, struct err *err);
+/* On the loop's thread; done() later, then the next step. */
+void promotion_io(struct promotion *p, void (*done)(void *arg), void *arg);
 /* Ranges that became unknown (DIRTY): to be recorded before PROMOTED. */
 const struct ext_rec *promotion_bad(const struct promotion *p, size_t *out_n);
 uint64_t promotion_bytes(const struct promotion *p);
