@@ -16,7 +16,6 @@ enum {
     JOIN_MAX = 256 * 1024,
     SMALL_BYTES = 32 * 1024,
     IN_FLIGHT = 128,
-    MEM_KEEP = 512 * 1024, /* of a fetch that is idle */
 };
 
 /* --- inflated chunks ----------------------------------------------------- */
@@ -142,7 +141,7 @@ struct fetch {
     const struct segment_ops *seg;
     struct replica *replica;
     struct chunk_cache *cache;
-    size_t max_bytes, bytes; /* bytes: of the slices added */
+    size_t max_bytes, keep_bytes, bytes; /* bytes: of the slices added */
     struct piece *pieces;
     size_t n_pieces, cap_pieces;
     struct rd *rds;
@@ -159,7 +158,7 @@ struct fetch {
 
 struct fetch *
 fetch_new(const struct segment_ops *seg, struct replica *replica,
-          struct chunk_cache *cache, size_t max_bytes)
+          struct chunk_cache *cache, size_t max_bytes, size_t keep_bytes)
 {
     struct fetch *f = calloc(1, sizeof *f);
 
@@ -169,6 +168,7 @@ fetch_new(const struct segment_ops *seg, struct replica *replica,
     f->replica = replica;
     f->cache = cache;
     f->max_bytes = max_bytes;
+    f->keep_bytes = keep_bytes;
     return f;
 }
 
@@ -178,7 +178,7 @@ fetch_drop(struct fetch *f)
     assert(f->in_flight == 0);
     for (size_t i = 0; i < f->n_pieces; i++)
         f->seg->put(f->seg->arg, &f->pieces[i].s);
-    if (f->mem_cap > MEM_KEEP) {
+    if (f->mem_cap > f->keep_bytes) {
         io_mem_free(f->mem, f->mem_cap);
         f->mem = NULL;
         f->mem_cap = 0;

@@ -25,10 +25,12 @@ void chunk_cache_free(struct chunk_cache *c);
 
 struct fetch;
 
-/* max_bytes: of what the reads bring in.  cache may be NULL.  NULL: no
+/* max_bytes: of what the reads bring in; keep_bytes: of memory that stays while
+ * it is empty.  cache may be NULL.  NULL: no
  * memory. */
-struct fetch *fetch_new(const struct segment_ops *seg, struct replica *replica,
-                        struct chunk_cache *cache, size_t max_bytes);
+struct fetch *
+fetch_new(const struct segment_ops *seg, struct replica *replica,
+          struct chunk_cache *cache, size_t max_bytes, size_t keep_bytes);
 void fetch_free(struct fetch *f); /* no read is in flight */
 
 /* The content of a record with data, to dst.  -ENOBUFS: full, and nothing was

@@ -34,7 +34,8 @@ snapshot(struct vreq *q)
 struct fetch *
 view_fetch_new(struct journal_view *v)
 {
-    return fetch_new(&v->env->seg, v->env->replica, v->cache, VIEW_FETCH);
+    return fetch_new(&v->env->seg, v->env->replica, v->cache, VIEW_FETCH,
+                     VIEW_FETCH / 2);
 }
 
 int
