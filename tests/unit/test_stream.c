@@ -570,6 +570,28 @@ stop_in_a_frame(void **state)
     }
 }
 
+/* The link is up before the target knows the VPG: the source is held, and let in
+ * within a second or so afterwards. */
+static void
+target_comes_later(void **state)
+{
+    setup(31);
+    lab_target_start(&t.l);
+    lab_receiver_stop(&t.l);
+    lab_write(&t.l, 20, 32 * 1024);
+    lab_source_start(&t.l);
+    LAB_UNTIL(&t.l, sender_err() == ERR_STR_0004);
+    assert_int_equal(lab_state(&t.l), SENDER_CONNECTING);
+    lab_write(&t.l, 20, 32 * 1024);
+    lab_receiver_start(&t.l);
+    lab_settle(&t.l);
+    assert_int_equal(sender_err(), 0);
+    lab_cut_now(&t.l);
+    lab_settle(&t.l);
+    assert_true(lab_verify(&t.l) >= 1);
+    teardown_all();
+}
+
 /* Stop a receiver at each turn of an admission. */
 static void
 stop_during_admission(void **state)
@@ -874,6 +896,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(target_lost_its_data),
     cmocka_unit_test(forced_syncs),
     cmocka_unit_test(stop_in_a_frame),
+    cmocka_unit_test(target_comes_later),
     cmocka_unit_test(stop_during_admission),
     cmocka_unit_test(both_dial),
     cmocka_unit_test(silence),
