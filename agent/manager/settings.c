@@ -182,6 +182,22 @@ priority_of(const cJSON *basic, unsigned *out, struct err *err)
                    "Basic.Priority is %s, not Low, Medium or High", s);
 }
 
+/* A name ends up on terminals and in logs of people who did not choose it. */
+static bool
+printable(const char *name)
+{
+    for (size_t left = strlen(name); left > 0;) {
+        uint32_t cp;
+        size_t n = text_utf8_next(name, left, &cp);
+
+        if (n == 0 || !text_printable(cp))
+            return false;
+        name += n;
+        left -= n;
+    }
+    return true;
+}
+
 static int
 bytes_of(const cJSON *limit, const char *name, uint64_t *out, struct err *err)
 {
@@ -208,6 +224,9 @@ settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
         return -EINVAL;
     if (!name || !*name)
         return bad(err, "Basic.Name is missing: a VPG needs a name");
+    if (!printable(name))
+        return bad(err, "Basic.Name holds characters that no terminal can show: "
+                        "use printable text");
     if (strlen(name) > VPG_NAME_MAX)
         return err_set(err, -EINVAL, ERR_MGR_0009,
                        "Basic.Name has %zu bytes, %d are the limit",

@@ -140,9 +140,27 @@ def run(lab):
     for name in ("targets", "sources"):
         refused_path(b if name == "targets" else a, lab, name, other, target, body)
 
+    names(lab)
     views_and_pause(lab, a, b, vpg)
     races(a, b, vpg, target)
     starts(lab)
+
+
+def names(lab):
+    """A VPG's name that would drive a terminal is refused where it is given."""
+    api = lab.london.api
+    for bad in ("a\u001b[31mb", "two\nlines", "left\u202eright"):
+        sid = api.post("/v1/vpgSettings", {})
+        settings = api.get("/v1/vpgSettings/" + sid)
+        settings["Basic"]["Name"] = bad
+        api.put("/v1/vpgSettings/" + sid, settings)
+        try:
+            api.post("/v1/vpgSettings/%s/commit" % sid)
+            raise SystemExit("a VPG could be named %r" % bad)
+        except hflab.ApiError as e:
+            if e.status != 400 or "Basic.Name" not in e.message:
+                raise
+        api.delete("/v1/vpgSettings/" + sid)
 
 
 def refused_path(ctl, lab, name, other, target, body):
