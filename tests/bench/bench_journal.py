@@ -3,7 +3,7 @@ through the journal's own door (tests/bench/view_open_bench.c), closed, opened
 again and measured without network and manager; index and segments are read
 with direct I/O.
 
-GIB (20) is the large one, DIR_DISK where they lie (BENCH_DISK, /var/tmp).
+GIB (20) is the large one; they lie below BENCH_DISK (/var/tmp).
 """
 
 import os
