@@ -1067,8 +1067,9 @@ stream_peer_get(struct stream *s, const struct stream_peer_config *cfg,
             continue;
         p->refs++;
         if (cfg->dial) { /* a lane that waits to be dialled changes nothing */
-            bool moved = !p->cfg.dial ||
-                         memcmp(&p->cfg.addr, &cfg->addr, sizeof cfg->addr);
+            bool moved = !p->cfg.dial || p->cfg.addr.port != cfg->addr.port ||
+                         p->cfg.addr.is_unix != cfg->addr.is_unix ||
+                         strcmp(p->cfg.addr.host, cfg->addr.host) != 0;
 
             p->cfg.dial = true;
             p->cfg.addr = cfg->addr;
