@@ -369,18 +369,20 @@ hostile_frames(void **state)
 
 /* --- sources ------------------------------------------------------------ */
 
-static struct msg_lane_open
-open_msg(void)
+static void
+open_msg(struct msg_lane_open *out)
 {
-    struct msg_lane_open m = { .vpg = t.l.vpg,
-                               .lane = 1,
-                               .generation = t.l.generation,
-                               .n_volumes = LAB_VOLS };
+    static struct msg_lane_open m; /* large */
+
+    m = (struct msg_lane_open){ .vpg = t.l.vpg,
+                                .lane = 1,
+                                .generation = t.l.generation,
+                                .n_volumes = LAB_VOLS };
 
     memset(m.incarnation.u.b, 0x99, 16);
     for (uint16_t i = 0; i < LAB_VOLS; i++)
         m.volumes[i] = (struct msg_volume){ i, VOL };
-    return m;
+    *out = m;
 }
 
 static void
@@ -420,7 +422,7 @@ expect_error(const char *code)
 static void
 straight(uint32_t handle, uint32_t epoch, uint64_t id, uint64_t off)
 {
-    uint8_t body[SYNC_DATA_HDR_SIZE + 4096] = { 0 };
+    static uint8_t body[SYNC_DATA_HDR_SIZE + 4096] = { 0 };
     uint64_t term = 0x9999999999999999;
     struct msg_sync_data m = { .off = off,
                                .len = 4096,
@@ -450,7 +452,7 @@ sources_refused(void **state)
     t.l.epoch = 5;
     lab_target_start(&t.l);
     link_make();
-    m = open_msg();
+    open_msg(&m);
     s = ask(&m, 1, 4);
     assert_int_equal(s.verdict, VERDICT_FENCED);
     assert_string_equal(s.code, "STR-0006");
@@ -458,20 +460,20 @@ sources_refused(void **state)
     s = ask(&m, 2, 5);
     assert_int_equal(s.verdict, VERDICT_SPLIT_BRAIN);
     assert_string_equal(s.code, "STR-0007");
-    m = open_msg();
+    open_msg(&m);
     m.volumes[1].size += 512;
     s = ask(&m, 3, 5);
     assert_int_equal(s.verdict, VERDICT_REFUSED);
     assert_string_equal(s.code, "STR-0005");
-    m = open_msg();
+    open_msg(&m);
     m.n_volumes = 1;
     assert_int_equal(ask(&m, 4, 5).verdict, VERDICT_REFUSED);
-    m = open_msg();
+    open_msg(&m);
     m.vpg.u.b[0]++;
     s = ask(&m, 5, 5);
     assert_int_equal(s.verdict, VERDICT_HOLD);
     assert_string_equal(s.code, "STR-0004");
-    m = open_msg();
+    open_msg(&m);
     s = ask(&m, 6, 5);
     assert_int_equal(s.verdict, VERDICT_FULL);
     /* as long as nothing of the incarnation is there, the same again */
@@ -494,7 +496,7 @@ sources_refused(void **state)
     assert_int_equal(ask(&m, 11, 5).verdict, VERDICT_FENCED);
     assert_int_equal(ask(&m, 12, 6).verdict, VERDICT_FULL);
     {
-        uint8_t junk[4096] = { 1 };
+        static const uint8_t junk[4096] = { 1 };
 
         raw_send(t.raw[LINK_DATA],
                  (struct frame){ .type = FRAME_BATCH,
