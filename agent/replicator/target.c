@@ -1070,7 +1070,10 @@ target_view_open(struct ctl_call *c)
     }
     if (view_parse(t, c->body, cfg, &err) < 0) {
         ctl_reply_err(c, &err);
-    } else if ((known = view_by_id(t, &cfg->id.u)) != NULL) {
+    } else if ((known = view_by_id(t, &cfg->id.u)) != NULL && known->closing) {
+        err_set(&err, -EBUSY, ERR_REP_0010, "the view is being closed");
+        ctl_reply_err(c, &err);
+    } else if (known) {
         view_reply(c, known); /* the same call again */
     } else if (views_open(t) >= REP_VIEWS_MAX) {
         err_set(&err, -EBUSY, ERR_REP_0015,
@@ -1291,8 +1294,12 @@ target_status_json(struct target *t, struct json_writer *w)
     json_put_u64(w, "ReceivedBytesTotal", rs.received_bytes);
     alerts_json(t, w);
     json_open_array(w, "Views");
-    list_for_each (l, &t->views)
-        view_json(w, list_entry(l, struct target_view, link));
+    list_for_each (l, &t->views) {
+        struct target_view *tv = list_entry(l, struct target_view, link);
+
+        if (!tv->closing) /* the journal may have freed it already */
+            view_json(w, tv);
+    }
     json_close_array(w);
     json_close_obj(w);
 }
