@@ -192,7 +192,7 @@ struct source {
     unsigned n_volumes, attaching;
     bool paused, running, deleting, exact, starting;
     bool stopping; /* the sender is on its way out */
-    bool fresh; /* not saved yet: a failed save forgets it */
+    bool fresh;    /* not saved yet: a failed save forgets it */
     struct stream_peer *peer;
     struct capture *capture;
     struct sender *sender;

@@ -175,14 +175,13 @@ make_batch(size_t *out_size, size_t *out_mem)
 
         fill_block(body + (size_t)i * BLOCK, stamp);
         b.stamp[block] = stamp;
-        e[i] = (struct lane_entry){
-            .type = ENTRY_WRITE,
-            .off512 = block * 8,
-            .len512 = 8,
-            .chunk = i / 16,
-            .chunk_off512 = (uint16_t)(i % 16 * 8),
-            .crc = crc32c(0, body + (size_t)i * BLOCK, BLOCK)
-        };
+        e[i] = (struct lane_entry){ .type = ENTRY_WRITE,
+                                    .off512 = block * 8,
+                                    .len512 = 8,
+                                    .chunk = i / 16,
+                                    .chunk_off512 = (uint16_t)(i % 16 * 8),
+                                    .crc = crc32c(0, body + (size_t)i * BLOCK,
+                                                  BLOCK) };
     }
     for (unsigned i = 0; i < CHUNKS; i++) {
         c[i] = (struct lane_chunk){ .body_off = i * BATCH_CHUNK_RAW_MAX,
@@ -283,13 +282,13 @@ read_all(struct blkdev *d, uint64_t n, uint64_t len, unsigned qd, bool random)
                 continue;
             r[i].busy = true;
             in_flight++;
-            r[i].rq = (struct blkdev_req){
-                .op = BLKDEV_READ,
-                .off = random ? rnd() % b.blocks * BLOCK : next * len,
-                .len = len,
-                .buf = r[i].buf,
-                .done = read_done
-            };
+            r[i].rq =
+                (struct blkdev_req){ .op = BLKDEV_READ,
+                                     .off = random ? rnd() % b.blocks * BLOCK
+                                                   : next * len,
+                                     .len = len,
+                                     .buf = r[i].buf,
+                                     .done = read_done };
             next++;
             blkdev_submit(d, &r[i].rq);
         }
