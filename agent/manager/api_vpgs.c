@@ -151,9 +151,14 @@ put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
     const cJSON *s = vpgs_source(m, v), *t = vpgs_last_target(m, v);
     uint64_t raw = number(s, "RawBytesTotal"),
              sent = number(s, "SentBytesTotal");
-    const cJSON *error =
-        json_get(s, "Error") ? json_get(s, "Error") : json_get(t, "Error");
+    const char *target_state = text(t, "State");
+    bool target_first = target_state && (strcmp(target_state, "Error") == 0 ||
+                                         strcmp(target_state, "Stopped") == 0);
+    const cJSON *error = json_get(target_first ? t : s, "Error");
 
+    /* What stops the target is the cause of what the source then says. */
+    if (!error)
+        error = json_get(target_first ? s : t, "Error");
     json_put_u64(w, "CheckpointIntervalInSeconds", v->interval_s);
     put_checkpoint(w, "LatestCheckpoint", m, json_get(t, "Newest"));
     json_put_u64(w, "CheckpointCount", number(t, "CheckpointCount"));
