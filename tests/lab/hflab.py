@@ -429,7 +429,8 @@ class Lab:
             wait_until("the pairing at " + s.name, lambda s=s: [
                 p for p in s.api.get("/v1/peersites") if p["PairingStatus"] == 0])
 
-    def protect(self, name=None, vms=None, seconds=60):
+    def protect(self, name=None, vms=None, seconds=60, change=None):
+        """change(settings) may set more before they are committed."""
         api = self.london.api
         here = api.get("/v1/localsite")["SiteIdentifier"]
         there = self.paris.api.get("/v1/localsite")["SiteIdentifier"]
@@ -452,6 +453,8 @@ class Lab:
                                      "DefaultDatastoreIdentifier": store})
         settings["Journal"]["DatastoreIdentifier"] = store
         settings["Vms"] = [{"VmIdentifier": v["VmIdentifier"]} for v in known]
+        if change:
+            change(settings)
         api.put("/v1/vpgSettings/" + sid, settings)
         api.do("POST", "/v1/vpgSettings/%s/commit" % sid, seconds=seconds)
         self.vpg_id = api.vpg(name or self.vpg_name)["VpgIdentifier"]
