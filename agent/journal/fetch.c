@@ -264,7 +264,7 @@ fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
                        .off = r->chunk_off512 * 512,
                        .len = r->len512 * 512,
                        .dst = dst };
-    const struct piece *last = f->n_pieces ? &f->pieces[f->n_pieces - 1] : NULL;
+    const struct piece *last;
     size_t cost;
     int rc;
 
@@ -280,6 +280,8 @@ fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
               PIECES_MAX);
     if (rc < 0)
         return rc == -ENOMEM ? no_memory(err) : rc;
+    last =
+        f->n_pieces ? &f->pieces[f->n_pieces - 1] : NULL; /* grow() moved it */
     rc = f->seg->locate(f->seg->arg, r->seg, r->chunk, p.off, p.len, &p.s, err);
     if (rc < 0)
         return rc;
@@ -379,7 +381,8 @@ fetch_plan(struct fetch *f, struct err *err)
     int rc = 0;
 
     fetch_barrier(f);
-    qsort(f->pieces, f->n_pieces, sizeof *f->pieces, by_place);
+    if (f->n_pieces > 1)
+        qsort(f->pieces, f->n_pieces, sizeof *f->pieces, by_place);
     for (size_t i = 0; i < f->n_pieces; i++) {
         struct piece *p = &f->pieces[i];
         uint64_t from = p->s.file_off / p->s.align * p->s.align,
