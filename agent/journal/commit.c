@@ -445,12 +445,34 @@ opening_ready(void *arg, int res)
 }
 
 static void
+smaller_size(struct journal *j)
+{
+    j->seg_size = MAX(round_up(j->seg_size / 2, SEG_ALIGN), j->cfg.segment_min);
+}
+
+/* Segments grow with the lane's rate, so that an idle lane costs little. */
+static void
+choose_size(struct journal *j, uint64_t lived_ns)
+{
+    if (lived_ns < 10 * NSEC_PER_SEC)
+        j->seg_size = MIN(j->seg_size * 2, j->cfg.segment_max);
+    else if (lived_ns > 120 * NSEC_PER_SEC)
+        smaller_size(j);
+}
+
+static void
 opening_failed(struct journal *j)
 {
     struct jopening *o = &j->opening;
 
     o->active = false;
-    if (o->res == -ENOSPC || o->res == -EDQUOT) {
+    if ((o->res == -ENOSPC || o->res == -EDQUOT) &&
+        j->seg_size > j->cfg.segment_min) {
+        /* A smaller one may fit still: a busy lane must not stand while there
+         * is room for what an idle one would use. */
+        smaller_size(j);
+        journal_commit_kick(j);
+    } else if (o->res == -ENOSPC || o->res == -EDQUOT) {
         if (!j->no_space) {
             (void)err_prefix(&o->err, "the store is full");
             o->err.code = ERR_JNL_0009;
@@ -539,6 +561,9 @@ opening_start(struct journal *j)
 
     if (o->active)
         return;
+    while (j->cfg.hard_limit_bytes && j->used + size > j->cfg.hard_limit_bytes &&
+           size / 2 >= MAX(need, j->cfg.segment_min))
+        size = round_up(size / 2, SEG_ALIGN);
     if (j->cfg.hard_limit_bytes && j->used + size > j->cfg.hard_limit_bytes &&
         j->man.state.n_segs > 0) {
         if (!j->at_limit) {
@@ -575,17 +600,6 @@ opening_start(struct journal *j)
     o->work = (struct io_work){ .run = opening_run, .done = opening_done };
     j->jobs++;
     io_work_submit(j->loop, &o->work);
-}
-
-/* Segments grow with the lane's rate, so that an idle lane costs little. */
-static void
-choose_size(struct journal *j, uint64_t lived_ns)
-{
-    if (lived_ns < 10 * NSEC_PER_SEC)
-        j->seg_size = MIN(j->seg_size * 2, j->cfg.segment_max);
-    else if (lived_ns > 120 * NSEC_PER_SEC)
-        j->seg_size =
-            MAX(round_up(j->seg_size / 2, SEG_ALIGN), j->cfg.segment_min);
 }
 
 static void
