@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
@@ -312,12 +313,17 @@ class Torture:
             return
         self.count("view over a kill")
         cp = rng.choice(points[len(points) // 2:])["CheckpointIdentifier"]
-        try:
-            paris.api.do("POST", path + "/FailoverTest", {"CheckpointIdentifier": cp}, 30 * PATIENCE)
-        except (hflab.LabError, hflab.ApiError) as e:
-            if self.is_gone(int(cp)):
-                return
-            raise e
+
+        def begin():  # the replicator may just be starting
+            try:
+                paris.api.do("POST", path + "/FailoverTest", {"CheckpointIdentifier": cp}, 30 * PATIENCE)
+            except (hflab.LabError, hflab.ApiError):
+                if self.is_gone(int(cp)):
+                    return "gone"
+                raise
+            return "begun"
+        if hflab.wait_until("a failover test", begin, 60 * PATIENCE, 0.1) == "gone":
+            return
         uris = self.view_uris("Test")
         images = [oracle.read_image(uris[n], SIZE) for n in NAMES]
         self.blocks += self.history.check(images, None, None, "test view of point %s" % cp)
@@ -587,6 +593,7 @@ def main():
     except oracle.Violation as e:
         failed = "VIOLATION: %s" % e
     except (hflab.LabError, hflab.ApiError, OSError, nbd.Error, hflab.http.client.HTTPException) as e:
+        traceback.print_exc(file=sys.stdout)
         failed = "did not go on: %r" % e  # hung, or an answer that must not be
         try:
             t.look()
