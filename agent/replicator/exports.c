@@ -14,6 +14,10 @@
 
 #define ROOM "replicator"
 
+enum {
+    EXPORTS_WATCH_S = 5
+};
+
 struct rep_volume *
 volume_by_id(struct replicator *rep, const struct uuid *id)
 {
@@ -94,9 +98,36 @@ out:
     return rc;
 }
 
+/* A disk that fails tells its client; this tells the operator. */
+static void
+exports_watch(struct io_timer *t)
+{
+    struct replicator *rep = container_of(t, struct replicator, watch);
+
+    for (unsigned i = 0; i < rep->n_volumes; i++) {
+        struct rep_volume *v = &rep->volumes[i];
+        struct nbd_export_stats st;
+
+        if (!v->export)
+            continue;
+        nbd_export_stats(v->export, &st);
+        if (st.errors > v->errors_told)
+            log_line(LOG_ERROR, ROOM, "",
+                     "volume %s: %llu requests have failed, %llu since it is "
+                     "served: look at %s and the disk below",
+                     v->full_name,
+                     (unsigned long long)(st.errors - v->errors_told),
+                     (unsigned long long)st.errors, v->cfg.path);
+        v->errors_told = st.errors;
+    }
+    io_timer_set(t, EXPORTS_WATCH_S * NSEC_PER_SEC);
+}
+
 void
 exports_serve(struct replicator *rep)
 {
+    io_timer_init(&rep->watch, rep->loop, exports_watch);
+    io_timer_set(&rep->watch, EXPORTS_WATCH_S * NSEC_PER_SEC);
     for (unsigned i = 0; i < rep->n_volumes; i++) {
         struct rep_volume *v = &rep->volumes[i];
 
@@ -133,6 +164,8 @@ exports_close(struct replicator *rep, void (*done)(struct replicator *rep))
         return;
     }
     *c = (struct closing){ .rep = rep, .left = 1, .done = done };
+    if (rep->watch.loop)
+        io_timer_stop(&rep->watch);
     for (unsigned i = 0; i < rep->n_volumes; i++) {
         struct rep_volume *v = &rep->volumes[i];
 

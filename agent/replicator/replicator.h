@@ -80,6 +80,7 @@ struct rep_volume {
     struct nbd_listener *listener;
     char uri[REP_URI_MAX];
     struct err err;
+    uint64_t errors_told;
     struct source *source; /* whose lane it is in; NULL: unprotected */
 };
 
@@ -138,7 +139,8 @@ struct replicator {
     struct rep_store stores[REP_STORES_MAX];
     unsigned n_stores;
     struct list sources, targets, sites;
-    unsigned starting; /* sources whose volumes are not attached yet */
+    struct io_timer watch; /* of the exports' errors */
+    unsigned starting;     /* sources whose volumes are not attached yet */
     bool stopping;
     void (*trust_changed)(struct replicator *rep); /* control server's */
     void (*stopped)(struct replicator *rep);

@@ -149,6 +149,7 @@ vm_volumes_json(struct replicator *rep, unsigned first, struct json_writer *w)
             json_put_str(w, "Error", v->err.msg);
         else
             json_put_null(w, "Error");
+        json_put_u64(w, "ErrorsTotal", st.errors);
         json_put_u64(w, "ReadsTotal", st.reads);
         json_put_u64(w, "WritesTotal", st.writes);
         json_put_u64(w, "ReadBytesTotal", st.read_bytes);
