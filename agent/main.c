@@ -110,6 +110,19 @@ run_join(const struct arguments *a, const char *operand)
 }
 
 static int
+run_renew(const struct arguments *a, const char *operand)
+{
+    struct err err = ERR_INIT;
+    int rc;
+
+    UNUSED(operand);
+    if (need(a->state, "state") < 0)
+        return STATUS_USAGE;
+    rc = command_renew(a->state, &err);
+    return finish(rc, &err);
+}
+
+static int
 check_config(const char *path)
 {
     struct agent_config cfg;
@@ -183,6 +196,9 @@ static const struct command commands[] = {
     { "join", "--state DIR --token FILE|- --manager HOST:PORT",
       "make this host a replicator of the manager's site",
       "state token manager", run_join },
+    { "renew", "--state DIR",
+      "have the running agent renew its certificates now, before their time",
+      "state", run_renew },
     { "run", "[--config FILE] [--check-config]",
       "run the roles that the configuration names", "config check-config",
       run_run },

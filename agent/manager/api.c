@@ -12,10 +12,10 @@
 #include "manager/sessions.h"
 
 static const struct http_route *const api_tables[] = {
-    api_session_routes,  api_site_routes, api_inventory_routes,
-    api_settings_routes, api_vpg_routes,  api_point_routes,
-    api_task_routes,     api_misc_routes, api_join_routes,
-    api_volume_routes,
+    api_session_routes,  api_site_routes,   api_inventory_routes,
+    api_settings_routes, api_vpg_routes,    api_point_routes,
+    api_task_routes,     api_alert_routes,  api_misc_routes,
+    api_join_routes,     api_volume_routes, api_renew_routes,
 };
 const struct http_router manager_api_router = { api_tables,
                                                 ARRAY_SIZE(api_tables) };
@@ -275,13 +275,27 @@ api_start(struct http_req *rq, struct manager *m, const struct op_type *type,
 
 /* --- passing on ------------------------------------------------------------------------------ */
 
+void
+api_not_forwarded(struct http_req *rq, const struct rpc *r)
+{
+    struct err err = ERR_INIT;
+
+    if (r->err.code == ERR_API_0015) /* we are stopping */
+        err = r->err;
+    else
+        (void)err_set(&err, r->rc, ERR_MGR_0012,
+                      "the other site's manager, which must do this, does not answer: %s",
+                      r->err.msg);
+    http_reply_err(rq, http_status_of(r->rc), &err);
+}
+
 static void
 forward_done(struct rpc *r)
 {
     struct http_req *rq = r->arg;
 
     if (r->rc < 0)
-        http_reply_err(rq, http_status_of(r->rc), &r->err);
+        api_not_forwarded(rq, r);
     else
         http_reply(rq, r->status, (char *)r->text.data, r->text.len);
 }

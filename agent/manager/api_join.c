@@ -214,7 +214,7 @@ check_join(struct http_req *rq, struct manager *m, struct join *j,
 static int
 burn_and_sign(struct manager *m, struct join *j, struct err *err)
 {
-    char serial[PKI_SERIAL_SIZE];
+    struct identity cert;
     int rc =
         catalog_put(m->catalog, "jointoken", j->token_text,
                     "{\"Name\":\"\",\"Secret\":\"0000000000000000000000000000000000000000000000000000000000000000\","
@@ -225,10 +225,9 @@ burn_and_sign(struct manager *m, struct join *j, struct err *err)
         rc = pki_uuid(&j->id, err);
     if (rc == 0)
         rc = keys_sign(m, j->key, j->kept.name, &j->id, &j->cert, err);
-    if (rc < 0)
-        return rc;
-    pki_serial(j->cert, serial);
-    return fleet_add(m, &j->id, j->kept.name, serial, err);
+    if (rc == 0)
+        rc = identity_of(j->cert, &cert, err);
+    return rc < 0 ? rc : fleet_add(m, &j->id, j->kept.name, &cert, err);
 }
 
 static void

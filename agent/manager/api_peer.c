@@ -277,7 +277,7 @@ struct lane_call {
     struct manager *m;
     struct http_req *rq;
     struct uuid vpg;
-    bool remove;
+    bool remove, keep;
 };
 
 static void
@@ -295,7 +295,7 @@ lane_done(struct rpc *r)
     }
     v = c->remove && !workers_ending(r->job.workers) ? vpgs_find(c->m, &c->vpg)
                                                      : NULL;
-    if (v && vpgs_remove(c->m, v, &err) < 0)
+    if (v && vpgs_remove(c->m, v, c->keep, &err) < 0)
         http_reply_err(c->rq, http_status_of(err.num), &err);
     else
         http_reply_empty(c->rq, 200);
@@ -310,7 +310,8 @@ call_lane(struct http_req *rq, struct manager *m, const struct vpg *v,
     bool source = uuid_equal(&v->protected_site, &m->site);
     struct replicator *r = fleet_find(m, source ? &v->source : &v->target);
     struct lane_call *c = calloc(1, sizeof *c);
-    const char *keep = http_req_query(rq, "keepReplicas");
+    const char *want = http_req_query(rq, "keepReplicas");
+    bool keep = want && strcmp(want, "true") == 0;
     char id[UUID_TEXT_SIZE], path[160];
     struct err err = ERR_INIT;
     struct buf body;
@@ -319,9 +320,7 @@ call_lane(struct http_req *rq, struct manager *m, const struct vpg *v,
     (void)snprintf(path, sizeof path, "/control/v1/%s/%s%s%s",
                    source ? "sources" : "targets", id,
                    remove && !source ? "?keepReplicas=" : "",
-                   remove && !source
-                       ? (keep && strcmp(keep, "true") == 0 ? "true" : "false")
-                       : "");
+                   remove && !source ? (keep ? "true" : "false") : "");
     buf_init(&body, VPG_DEFINITION_MAX);
     if (!remove && source)
         vpgs_source_body(m, v, &body);
@@ -333,7 +332,7 @@ call_lane(struct http_req *rq, struct manager *m, const struct vpg *v,
                           : "the replicator named is not one of this site");
         free(c);
     } else {
-        *c = (struct lane_call){ m, rq, v->id.u, remove };
+        *c = (struct lane_call){ m, rq, v->id.u, remove, keep };
         if (fleet_call(m, r, remove ? "DELETE" : "PUT", path,
                        remove ? NULL : &body, lane_done, c, &err) < 0) {
             http_reply_err(rq, 503, &err);

@@ -208,14 +208,24 @@ static void
 generate_token(struct http_req *rq, void *ctx)
 {
     struct manager *m = ctx;
-    struct pairtoken t = { .site = m->site,
-                           .expiry_s = wall_ms() / 1000 + PAIRTOKEN_VALID_S };
+    struct pairtoken t = { .site = m->site };
+    uint64_t valid_s = PAIRTOKEN_VALID_S;
     char text[PAIRTOKEN_TEXT_SIZE], when[32];
     struct err err = ERR_INIT;
     struct json_writer w;
     struct buf out;
-    int rc = pki_uuid(&t.id, &err);
+    const cJSON *body;
+    int rc;
 
+    if (http_req_json(rq, &body) < 0)
+        return;
+    if (json_u64(body, "ValidSeconds", JSON_OPTIONAL, 1, PAIRTOKEN_VALID_S,
+                 &valid_s, &err) < 0) {
+        http_reply_err(rq, 400, &err);
+        return;
+    }
+    t.expiry_s = wall_ms() / 1000 + valid_s;
+    rc = pki_uuid(&t.id, &err);
     keys_fingerprint(m, t.root);
     if (rc == 0 && RAND_priv_bytes(t.secret, sizeof t.secret) != 1)
         rc = err_set(&err, -EIO, ERR_GEN_0002, "token: no random bytes");
@@ -327,7 +337,7 @@ const struct http_route api_site_routes[] = {
     { "GET", "/v1/peersites/pairingstatuses", PRIV_VIEWER, 0, pairing_statuses,
       "Names of pairing statuses." },
     { "POST", "/v1/peersites/generatetoken", PRIV_MANAGE_SITES, 0, generate_token,
-      "A pairing token, good once and for an hour: {Token, UtcExpirationDate}." },
+      "A pairing token, good once and for an hour or {ValidSeconds}: {Token, UtcExpirationDate}." },
     { "GET", "/v1/peersites/{site}", PRIV_VIEWER, 0, peersite_get,
       "One paired site." },
     { "DELETE", "/v1/peersites/{site}", PRIV_MANAGE_SITES, 0, peersite_delete,

@@ -1,4 +1,4 @@
-/* Tasks, events, alerts. */
+/* Tasks and events. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,7 +115,7 @@ task_forwarded(struct rpc *r)
     struct http_req *rq = r->arg;
 
     if (r->rc < 0)
-        http_reply_err(rq, http_status_of(r->rc), &r->err);
+        api_not_forwarded(rq, r);
     else
         http_reply(rq, r->status, (char *)r->text.data, r->text.len);
 }
@@ -349,183 +349,6 @@ event_categories(struct http_req *rq, void *ctx)
     api_names(rq, categories, ARRAY_SIZE(categories));
 }
 
-/* --- alerts: what is wrong at this moment ------------------------------------------------------ */
-
-static const char *const levels[] = { "Warning", "Error" };
-static const char *const alert_entities[] = {
-    "Zvm",     "Vra",     "Vpg", "CloudConnector",
-    "Storage", "License", "Zcm", "FileRecoveryComponent"
-};
-static const char *const help_ids[] = { "VPG0003", "VPG0005", "VPG0009",
-                                        "VRA0001", "ZVM0003", "STR0001" };
-
-struct alert {
-    const char *level, *entity, *help, *text, *code;
-    uint64_t since_ms;
-    const struct vpg *vpg;
-    const char *key; /* makes the identifier */
-};
-
-static void
-put_alert(struct http_req *rq, struct manager *m, struct json_writer *w,
-          const struct alert *a)
-{
-    char vpg[UUID_TEXT_SIZE] = "";
-
-    if (a->vpg)
-        uuid_format(&a->vpg->id.u, vpg);
-    if (!api_filter(rq, "level", a->level) ||
-        !api_filter(rq, "entity", a->entity) ||
-        !api_filter(rq, "helpIdentifier", a->help) ||
-        !api_filter(rq, "vpgIdentifier", vpg) ||
-        !api_filter(rq, "isDismissed", "false"))
-        return;
-    json_open_obj(w, NULL);
-    put_link(w, "Link", m, "alerts", a->key, "AlertApi");
-    json_put_str(w, "Level", a->level);
-    json_put_str(w, "Entity", a->entity);
-    json_put_str(w, "HelpIdentifier", a->help);
-    json_put_str(w, "Description", a->text);
-    put_time(w, "TurnedOn", a->since_ms);
-    json_put_bool(w, "IsDismissed", false);
-    put_site_link(w, "Site", m, &m->site);
-    json_open_array(w, "AffectedVpgs");
-    if (a->vpg)
-        put_link(w, NULL, m, "vpgs", vpg, "VpgApi");
-    json_close_array(w);
-    json_open_array(w, "AffectedZorgs");
-    json_close_array(w);
-    json_put_u64(w, "Generation", 0);
-    if (a->code)
-        json_put_str(w, "Code", a->code);
-    else
-        json_put_null(w, "Code");
-    json_close_obj(w);
-}
-
-static void
-vpg_alerts(struct http_req *rq, struct manager *m, struct json_writer *w,
-           struct vpg *v)
-{
-    const struct replicator *r = any_replicator(m, &v->target);
-    struct vpg_verdict verdict = vpgs_verdict(m, v);
-    char id[UUID_TEXT_SIZE], key[100], text[200];
-    const cJSON *item;
-    unsigned n = 0;
-
-    uuid_format(&v->id.u, id);
-    if (verdict.status == VPG_NOT_MEETING_SLA ||
-        verdict.status == VPG_RPO_NOT_MEETING_SLA ||
-        verdict.status == VPG_HISTORY_NOT_MEETING_SLA) {
-        struct alert a = { .level = verdict.status == VPG_NOT_MEETING_SLA
-                                        ? "Error"
-                                        : "Warning",
-                           .entity = "Vpg",
-                           .help = "VPG0003",
-                           .text = text,
-                           .vpg = v,
-                           .key = key };
-
-        (void)snprintf(key, sizeof key, "%s.sla", id);
-        (void)snprintf(text, sizeof text, "VPG %s is %s (%s)", v->name,
-                       vpg_status_names[verdict.status],
-                       vpg_substatus_names[verdict.substatus]);
-        put_alert(rq, m, w, &a);
-    }
-    cJSON_ArrayForEach (item,
-                        json_get(r ? replicator_target(r, v) : NULL, "Alerts")) {
-        const char *message = "", *code = "";
-        struct alert a = { .level = "Warning",
-                           .entity = "Vpg",
-                           .help = "VPG0009",
-                           .vpg = v,
-                           .key = key };
-
-        (void)json_str(item, "Message", JSON_OPTIONAL, &message, NULL);
-        (void)json_str(item, "Code", JSON_OPTIONAL, &code, NULL);
-        a.text = message;
-        a.code = code;
-        a.since_ms = time_member(item, "Since");
-        (void)snprintf(key, sizeof key, "%s.%s.%u", id, code, n++);
-        put_alert(rq, m, w, &a);
-    }
-}
-
-static void
-fleet_alerts(struct http_req *rq, struct manager *m, struct json_writer *w)
-{
-    char id[UUID_TEXT_SIZE], text[ERR_MSG_MAX + 200];
-    struct list *pos;
-
-    list_for_each (pos, &m->replicators) {
-        const struct replicator *r = list_entry(pos, struct replicator, link);
-        struct alert a = { .level = "Error",
-                           .entity = "Vra",
-                           .help = "VRA0001",
-                           .text = text,
-                           .key = id };
-
-        uuid_format(&r->id, id);
-        (void)snprintf(text, sizeof text, "replicator %s does not answer: %s",
-                       r->name, *r->error ? r->error : "nothing heard yet");
-        if (!replicator_fresh(r) && !r->revoked)
-            put_alert(rq, m, w, &a);
-    }
-    list_for_each (pos, &m->peers) {
-        const struct peer *p = list_entry(pos, struct peer, link);
-        struct alert a = { .level = "Error",
-                           .entity = "Zvm",
-                           .help = "ZVM0003",
-                           .text = text,
-                           .key = id };
-
-        uuid_format(&p->site, id);
-        (void)snprintf(text, sizeof text, "site %s does not answer: %s",
-                       p->name, *p->error ? p->error : "nothing heard yet");
-        if (!peer_fresh(p))
-            put_alert(rq, m, w, &a);
-    }
-}
-
-static void
-alerts_list(struct http_req *rq, void *ctx)
-{
-    struct manager *m = ctx;
-    struct json_writer w;
-    struct list *pos;
-    struct buf out;
-
-    buf_init(&out, API_JSON_MAX);
-    json_begin(&w, &out);
-    json_open_array(&w, NULL);
-    list_for_each (pos, &m->vpgs)
-        vpg_alerts(rq, m, &w, list_entry(pos, struct vpg, link));
-    fleet_alerts(rq, m, &w);
-    json_close_array(&w);
-    http_reply_buf(rq, 200, &out);
-}
-
-static void
-alert_levels(struct http_req *rq, void *ctx)
-{
-    UNUSED(ctx);
-    api_names(rq, levels, ARRAY_SIZE(levels));
-}
-
-static void
-alert_entity_names(struct http_req *rq, void *ctx)
-{
-    UNUSED(ctx);
-    api_names(rq, alert_entities, ARRAY_SIZE(alert_entities));
-}
-
-static void
-alert_help(struct http_req *rq, void *ctx)
-{
-    UNUSED(ctx);
-    api_names(rq, help_ids, ARRAY_SIZE(help_ids));
-}
-
 const struct http_route api_task_routes[] = {
     { "GET", "/v1/tasks", PRIV_VIEWER, 0, tasks_list,
       "Tasks of this site and of shared VPGs; startedBeforeDate, startedAfterDate, completedBeforeDate, "
@@ -541,11 +364,5 @@ const struct http_route api_task_routes[] = {
     { "GET", "/v1/events/categories", PRIV_VIEWER, 0, event_categories,
       "Names." },
     { "GET", "/v1/events/{event}", PRIV_VIEWER, 0, event_get, "One event." },
-    { "GET", "/v1/alerts", PRIV_VIEWER, 0, alerts_list,
-      "What is wrong now; level, entity, helpIdentifier, vpgIdentifier, isDismissed." },
-    { "GET", "/v1/alerts/levels", PRIV_VIEWER, 0, alert_levels, "Names." },
-    { "GET", "/v1/alerts/entities", PRIV_VIEWER, 0, alert_entity_names,
-      "Names." },
-    { "GET", "/v1/alerts/helpidentifiers", PRIV_VIEWER, 0, alert_help, "Names." },
     { NULL, NULL, 0, 0, NULL, NULL },
 };

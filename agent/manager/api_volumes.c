@@ -33,23 +33,6 @@ put_named(struct json_writer *w, const char *name, const struct uuid *id,
     json_close_obj(w);
 }
 
-/* What the replicator last said of a volume of ours; NULL: nothing. */
-static const cJSON *
-volume_status(const struct replicator *r, const struct uuid *id)
-{
-    const cJSON *vm, *vol;
-    char want[UUID_TEXT_SIZE];
-
-    uuid_format(id, want);
-    cJSON_ArrayForEach (vm, json_get(r->status, "Vms")) {
-        cJSON_ArrayForEach (vol, json_get(vm, "Volumes")) {
-            if (text_icmp(text(vol, "VolumeIdentifier"), want) == 0)
-                return vol;
-        }
-    }
-    return NULL;
-}
-
 static void
 put_volume(struct json_writer *w, const struct vpg *v,
            const struct vpg_volume *vol, const cJSON *st)
@@ -122,7 +105,7 @@ volumes_list(struct http_req *rq, void *ctx)
 
             if (wanted(rq, "protectedVmIdentifier", &vol->vm) &&
                 wanted(rq, "owningVmIdentifier", &vol->vm))
-                put_volume(&w, v, vol, volume_status(r, &vol->volume));
+                put_volume(&w, v, vol, replicator_volume(r, &vol->volume));
         }
     }
     json_close_array(&w);

@@ -417,9 +417,11 @@ put_limit(struct json_writer *w, const char *name, uint64_t bytes)
 }
 
 static void
-put_vm_volumes(struct json_writer *w, const struct vpg *v,
-               const struct uuid *vm, uint64_t *out_size)
+put_vm_volumes(struct json_writer *w, const struct replicator *source,
+               const struct vpg *v, const struct uuid *vm, uint64_t *out_size)
 {
+    static const char *const told[] = { "Path", "NbdUri", "Error" };
+
     *out_size = 0;
     json_open_array(w, "Volumes");
     for (unsigned i = 0; i < v->n_volumes; i++) {
@@ -429,6 +431,16 @@ put_vm_volumes(struct json_writer *w, const struct vpg *v,
         json_put_uuid(w, "VmVolumeIdentifier", &v->volumes[i].volume);
         json_put_str(w, "VolumeName", v->volumes[i].volume_name);
         json_put_u64(w, "SizeInBytes", v->volumes[i].size);
+        for (size_t k = 0; k < ARRAY_SIZE(told); k++) {
+            const char *text = NULL;
+
+            (void)json_str(replicator_volume(source, &v->volumes[i].volume),
+                           told[k], JSON_OPTIONAL, &text, NULL);
+            if (text)
+                json_put_str(w, told[k], text);
+            else
+                json_put_null(w, told[k]);
+        }
         json_close_obj(w);
         *out_size += v->volumes[i].size;
     }
@@ -459,7 +471,7 @@ put_vm(struct json_writer *w, struct manager *m, struct vpg *v,
     json_put_u64(w, "IOPs", (uint64_t)v->iops);
     json_put_double(w, "ThroughputInMB", v->mbps);
     json_put_double(w, "OutgoingBandWidthInMbps", v->mbps * 8);
-    put_vm_volumes(w, v, &first->vm, &size);
+    put_vm_volumes(w, source, v, &first->vm, &size);
     json_put_u64(w, "ProvisionedStorageInMB", size / MIB);
     json_put_u64(w, "UsedStorageInMB", size / MIB);
     json_put_u64(w, "JournalUsedStorageMb",

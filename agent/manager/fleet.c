@@ -28,6 +28,7 @@ replicator_free(struct replicator *r)
     dest_free(r->dest);
     cJSON_Delete(r->pushed_peers);
     free(r->started_at);
+    free(r->issued);
     free(r);
 }
 
@@ -109,7 +110,38 @@ replicator_data_address(const struct replicator *r)
     return address;
 }
 
+const cJSON *
+replicator_volume(const struct replicator *r, const struct uuid *volume)
+{
+    const cJSON *vm, *vol;
+    struct uuid id;
+
+    cJSON_ArrayForEach (vm, json_get(r ? r->status : NULL, "Vms")) {
+        cJSON_ArrayForEach (vol, json_get(vm, "Volumes")) {
+            if (json_uuid(vol, "VolumeIdentifier", JSON_REQUIRED, &id, NULL) ==
+                    1 &&
+                uuid_equal(&id, volume))
+                return vol;
+        }
+    }
+    return NULL;
+}
+
 /* --- records ------------------------------------------------------------------------ */
+
+static void
+put_issued(struct json_writer *w, const struct replicator *r)
+{
+    json_open_array(w, "Certificates");
+    for (unsigned i = 0; i < r->n_issued; i++) {
+        json_open_obj(w, NULL);
+        json_put_str(w, "Serial", r->issued[i].serial);
+        json_put_u64(w, "NotBeforeSeconds", r->issued[i].not_before_s);
+        json_put_u64(w, "NotAfterSeconds", r->issued[i].not_after_s);
+        json_close_obj(w);
+    }
+    json_close_array(w);
+}
 
 static int
 save(struct manager *m, const struct replicator *r, struct err *err)
@@ -124,7 +156,7 @@ save(struct manager *m, const struct replicator *r, struct err *err)
     json_open_obj(&w, NULL);
     json_put_str(&w, "Name", r->name);
     json_put_str(&w, "Address", r->address);
-    json_put_str(&w, "Serial", r->serial);
+    put_issued(&w, r);
     json_put_bool(&w, "Revoked", r->revoked);
     json_put_u64(&w, "JoinedMs", r->joined_ms);
     json_close_obj(&w);
@@ -164,12 +196,68 @@ replicator_new(struct manager *m, const struct uuid *id)
 }
 
 static int
+add_issued(struct replicator *r, const char *serial, uint64_t from_s,
+           uint64_t to_s)
+{
+    struct issued *more = reallocarray(r->issued, r->n_issued + 1, sizeof *more);
+
+    if (!more)
+        return -ENOMEM;
+    r->issued = more;
+    more += r->n_issued++;
+    *more = (struct issued){ .not_before_s = from_s, .not_after_s = to_s };
+    (void)snprintf(more->serial, sizeof more->serial, "%s", serial);
+    return 0;
+}
+
+/* "Certificates", or "Serial" as records of the first releases have it. */
+static int
+load_issued(struct replicator *r, const cJSON *tree)
+{
+    const char *serial = NULL;
+    const cJSON *list = NULL, *item;
+    uint64_t from, to;
+
+    if (json_str(tree, "Serial", JSON_OPTIONAL, &serial, NULL) == 1 &&
+        add_issued(r, serial, 0, 0) < 0)
+        return -ENOMEM;
+    (void)json_array(tree, "Certificates", JSON_OPTIONAL, &list, NULL);
+    cJSON_ArrayForEach (item, list) {
+        if (json_str(item, "Serial", JSON_REQUIRED, &serial, NULL) < 0 ||
+            json_u64(item, "NotBeforeSeconds", JSON_REQUIRED, 0, JSON_INT_MAX,
+                     &from, NULL) < 0 ||
+            json_u64(item, "NotAfterSeconds", JSON_REQUIRED, 0, JSON_INT_MAX,
+                     &to, NULL) < 0)
+            return -EIO;
+        if (add_issued(r, serial, from, to) < 0)
+            return -ENOMEM;
+    }
+    return r->n_issued ? 0 : -EIO;
+}
+
+/* Those that nobody accepts any more need not be remembered. */
+static void
+prune_issued(struct replicator *r)
+{
+    uint64_t now_s = wall_ms() / 1000;
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->n_issued; i++) {
+        /* a day for clocks that are behind */
+        if (!r->issued[i].not_after_s ||
+            r->issued[i].not_after_s + 86400 > now_s)
+            r->issued[n++] = r->issued[i];
+    }
+    r->n_issued = n;
+}
+
+static int
 load_replicator(void *arg, const char *id_text, const char *json)
 {
     struct manager *m = arg;
     struct replicator *r;
     struct uuid id;
-    const char *name, *address, *serial;
+    const char *name, *address;
     cJSON *tree = NULL;
     int rc = -EIO;
 
@@ -178,16 +266,16 @@ load_replicator(void *arg, const char *id_text, const char *json)
     if (json_parse(json, strlen(json), RECORD_MAX, &tree, NULL) == 0 &&
         json_str(tree, "Name", JSON_REQUIRED, &name, NULL) == 1 &&
         json_str(tree, "Address", JSON_REQUIRED, &address, NULL) == 1 &&
-        json_str(tree, "Serial", JSON_REQUIRED, &serial, NULL) == 1 &&
+        load_issued(r, tree) == 0 &&
         json_bool(tree, "Revoked", JSON_REQUIRED, &r->revoked, NULL) == 1 &&
         json_u64(tree, "JoinedMs", JSON_REQUIRED, 0, JSON_INT_MAX,
                  &r->joined_ms, NULL) == 1) {
         (void)snprintf(r->name, sizeof r->name, "%s", name);
         (void)snprintf(r->address, sizeof r->address, "%s", address);
-        (void)snprintf(r->serial, sizeof r->serial, "%s", serial);
         list_push_back(&m->replicators, &r->link);
         rc = make_dest(m, r, NULL);
     } else {
+        free(r->issued);
         free(r);
     }
     cJSON_Delete(tree);
@@ -211,7 +299,7 @@ fleet_free(struct manager *m)
 
 int
 fleet_add(struct manager *m, const struct uuid *id, const char *name,
-          const char *serial, struct err *err)
+          const struct identity *cert, struct err *err)
 {
     struct replicator *r = fleet_find(m, id);
     bool is_new = !r;
@@ -219,10 +307,13 @@ fleet_add(struct manager *m, const struct uuid *id, const char *name,
 
     if (is_new)
         r = replicator_new(m, id);
-    if (!r)
+    if (!r || add_issued(r, cert->serial, cert->not_before_s,
+                         cert->not_after_s) < 0) {
+        if (is_new)
+            replicator_free(r);
         return err_set(err, -ENOMEM, ERR_GEN_0002, "replicator: out of memory");
+    }
     (void)snprintf(r->name, sizeof r->name, "%s", name);
-    (void)snprintf(r->serial, sizeof r->serial, "%s", serial);
     r->revoked = false;
     r->joined_ms = wall_ms();
     rc = save(m, r, err);
@@ -230,6 +321,37 @@ fleet_add(struct manager *m, const struct uuid *id, const char *name,
         list_push_back(&m->replicators, &r->link);
     else if (is_new)
         replicator_free(r);
+    return rc;
+}
+
+int
+fleet_may_renew(struct manager *m, const struct replicator *r, struct err *err)
+{
+    uint64_t now_s = wall_ms() / 1000;
+    unsigned n = 0;
+
+    UNUSED(m);
+    for (unsigned i = 0; i < r->n_issued; i++)
+        n += !r->issued[i].not_after_s || r->issued[i].not_after_s > now_s;
+    if (n < ISSUED_MAX)
+        return 0;
+    return err_set(err, -EBUSY, ERR_MGR_0016,
+                   "replicator %s has %u certificates that have not expired, no more than %d are given",
+                   r->name, n, ISSUED_MAX);
+}
+
+int
+fleet_renewed(struct manager *m, struct replicator *r,
+              const struct identity *cert, struct err *err)
+{
+    int rc;
+
+    prune_issued(r);
+    if (add_issued(r, cert->serial, cert->not_before_s, cert->not_after_s) < 0)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "replicator: out of memory");
+    rc = save(m, r, err);
+    if (rc < 0)
+        r->n_issued--;
     return rc;
 }
 
@@ -256,13 +378,16 @@ fleet_set_address(struct manager *m, struct replicator *r, const char *address,
 int
 fleet_revoke(struct manager *m, struct replicator *r, struct err *err)
 {
-    int rc;
+    int rc = 0;
 
     if (r->revoked)
         return 0;
-    rc = keys_revoke(m, r->serial, err);
-    if (rc < 0)
-        return rc;
+    /* Also those before the last: they have been replaced, not forgotten. */
+    for (unsigned i = 0; i < r->n_issued; i++) {
+        rc = keys_revoke(m, r->issued[i].serial, err);
+        if (rc < 0)
+            return rc;
+    }
     r->revoked = true;
     r->heard_ms = 0;
     (void)snprintf(r->error, sizeof r->error, "its certificate is revoked");
@@ -603,8 +728,12 @@ drop_lane(struct manager *m, struct replicator *r, bool source)
             continue;
         e.what = DROP_LANE;
         uuid_format(&e.subject, id);
-        (void)snprintf(path, sizeof path, "/control/v1/%s/%s",
-                       source ? "sources" : "targets", id);
+        (void)snprintf(path, sizeof path, "/control/v1/%s/%s%s",
+                       source ? "sources" : "targets", id,
+                       source ? ""
+                       : vpgs_keeps_replicas(m, &e.subject)
+                           ? "?keepReplicas=true"
+                           : "?keepReplicas=false");
         return send_errand(m, r, "DELETE", path, NULL, &e) == 0;
     }
     return false;

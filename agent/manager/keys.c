@@ -4,11 +4,13 @@
  * all three TLS contexts new trust, and cuts connections that have lost it. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <openssl/bio.h>
 #include <openssl/pem.h>
 
 #include "common/bytes.h"
+#include "common/files.h"
 #include "common/log.h"
 #include "manager/manager.h"
 
@@ -20,7 +22,8 @@ enum {
 struct site_keys {
     X509 *root, *ca;
     EVP_PKEY *ca_key;
-    struct tls_identity self;
+    struct identity own;
+    struct tls_identity self; /* own.who */
     struct buf root_pem, ca_pem, crl_pem, crl_der;
     uint64_t number; /* of the list */
     struct pki_revoked *revoked;
@@ -53,7 +56,8 @@ load_self(struct manager *m, struct err *err)
 
     if (rc < 0)
         return rc;
-    rc = pki_cert_identity(sk_X509_value(chain, 0), &k->self, err);
+    rc = identity_of(sk_X509_value(chain, 0), &k->own, err);
+    k->self = k->own.who;
     pki_certs_free(chain);
     for (size_t i = 0; i < ARRAY_SIZE(all) && rc == 0; i++)
         rc = tls_ctx_load_own(all[i], m->cfg.chain_path, m->cfg.key_path, err);
@@ -292,6 +296,8 @@ keys_load(struct manager *m, struct err *err)
     buf_init(&k->crl_der, 2 * MIB);
     rc = make_contexts(m, err);
     if (rc == 0)
+        rc = identity_recover(m->cfg.key_path, m->cfg.chain_path, err);
+    if (rc == 0)
         rc = load_self(m, err);
     if (rc == 0)
         rc = load_one(m->cfg.root_path, &k->root, &k->root_pem, err);
@@ -333,6 +339,113 @@ int
 keys_reload_own(struct manager *m, struct err *err)
 {
     return load_self(m, err);
+}
+
+/* --- our own certificate --------------------------------------------------------------- */
+
+const struct identity *
+keys_own(struct manager *m)
+{
+    return &m->keys->own;
+}
+
+void
+keys_ca_times(struct manager *m, uint64_t *out_not_before_s,
+              uint64_t *out_not_after_s)
+{
+    *out_not_before_s = pki_not_before(m->keys->ca);
+    *out_not_after_s = pki_not_after(m->keys->ca);
+}
+
+static int
+make_ca(struct manager *m, EVP_PKEY *root_key, X509 **out_ca, struct err *err)
+{
+    struct site_keys *k = m->keys;
+    struct identity ca;
+    int rc = identity_of(k->ca, &ca, err);
+
+    return rc < 0 ? rc
+                  : pki_make_site_ca(k->root, root_key, &m->site, ca.name,
+                                     k->ca_key, wall_ms() / 1000, out_ca, err);
+}
+
+int
+keys_renew_ca(struct manager *m, struct err *err)
+{
+    struct site_keys *k = m->keys;
+    uint64_t warn_s = (uint64_t)CA_WARN_DAYS * 86400;
+    EVP_PKEY *root_key = NULL;
+    X509 *ca = NULL;
+    struct buf pem;
+    int rc;
+
+    if (pki_not_after(k->ca) > wall_ms() / 1000 + warn_s ||
+        access(m->cfg.root_key_path, F_OK) < 0)
+        return 0;
+    buf_init(&pem, 64 * KIB);
+    rc = pki_key_load(m->cfg.root_key_path, &root_key, err);
+    if (rc == 0)
+        rc = make_ca(m, root_key, &ca, err);
+    if (rc == 0)
+        rc = pki_cert_pem(ca, &pem, err);
+    if (rc == 0)
+        rc = file_replace(m->cfg.ca_path, 0644, pem.data, pem.len, err);
+    if (rc == 0) {
+        X509_free(k->ca);
+        k->ca = ca;
+        ca = NULL;
+        buf_release(&k->ca_pem);
+        k->ca_pem = pem;
+        buf_init(&pem, 0);
+    }
+    buf_release(&pem);
+    EVP_PKEY_free(root_key);
+    X509_free(ca);
+    return rc < 0 ? rc : 1;
+}
+
+static int
+write_own(struct manager *m, X509 *leaf, EVP_PKEY *key, struct err *err)
+{
+    struct site_keys *k = m->keys;
+    struct buf pem;
+    int rc;
+
+    buf_init(&pem, 64 * KIB);
+    rc = pki_cert_pem(leaf, &pem, err);
+    if (rc == 0)
+        rc = pki_cert_pem(k->ca, &pem, err);
+    if (rc == 0)
+        rc = pki_cert_pem(k->root, &pem, err);
+    if (rc == 0)
+        rc = identity_replace(m->cfg.key_path, m->cfg.chain_path, key, &pem,
+                              err);
+    buf_release(&pem);
+    return rc;
+}
+
+int
+keys_renew_own(struct manager *m, struct err *err)
+{
+    struct site_keys *k = m->keys;
+    STACK_OF(X509) *chain = NULL;
+    EVP_PKEY *key = NULL;
+    X509 *leaf = NULL;
+    int rc = pki_certs_load(m->cfg.chain_path, &chain, err);
+
+    if (rc == 0)
+        rc = pki_key_new(PKI_P256, &key, err);
+    if (rc == 0)
+        rc = pki_renew_leaf(k->ca, k->ca_key, sk_X509_value(chain, 0), key,
+                            wall_ms() / 1000, &leaf, err);
+    if (rc == 0)
+        rc = write_own(m, leaf, key, err);
+    if (rc == 0)
+        rc = load_self(m, err);
+    pki_certs_free(chain);
+    X509_free(leaf);
+    EVP_PKEY_free(key);
+    return rc;
 }
 
 int

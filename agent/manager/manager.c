@@ -27,6 +27,8 @@ on_tick(evutil_socket_t fd, short what, void *arg)
     UNUSED(what);
     fleet_tick(m);
     peers_tick(m);
+    renew_tick(m);
+    alerts_tick(m);
 }
 
 static int
@@ -138,6 +140,7 @@ manager_new(const struct manager_config *cfg, struct http_loop *loop,
     list_init(&m->vpgs);
     list_init(&m->ops);
     list_init(&m->drafts);
+    list_init(&m->alerts);
     rc = load_all(m, err);
     if (rc == 0)
         rc = start_listeners(m, err);
@@ -175,6 +178,7 @@ manager_free(struct manager *m)
         free(d);
     }
     ops_free(m);
+    alerts_free(m);
     vpgs_free(m);
     peers_free(m);
     fleet_free(m);
@@ -187,6 +191,10 @@ manager_free(struct manager *m)
 int
 manager_reload(struct manager *m, struct err *err)
 {
+    int rc;
+
     sessions_limits(m->sessions, m->cfg.session_idle_ms, m->cfg.session_max_ms);
-    return keys_reload_own(m, err);
+    rc = keys_reload_own(m, err);
+    renew_look(m);
+    return rc;
 }

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "common/id.h"
+#include "common/identity.h"
 #include "common/json.h"
 #include "common/list.h"
 #include "common/tls.h"
@@ -41,6 +42,7 @@ struct manager_config {
     const char *unix_path;      /* local socket */
     const char *key_path, *chain_path, *root_path; /* our own identity */
     const char *ca_key_path, *ca_path;             /* the site's issuing CA */
+    const char *root_key_path;                     /* may be kept elsewhere */
     const char *site_name, *location;
     const char *api_host, *peer_host;
     uint16_t api_port, peer_port;
@@ -50,17 +52,29 @@ struct manager_config {
     uint64_t session_idle_ms, session_max_ms;
 };
 
+/* A certificate that a replicator of ours got and that has not expired. */
+struct issued {
+    char serial[PKI_SERIAL_SIZE];
+    uint64_t not_before_s, not_after_s; /* 0: not known */
+};
+enum {
+    ISSUED_MAX = 64,
+    CA_WARN_DAYS = 60
+};
+
 /* A replicator of ours, or of another site as its manager describes it. */
 struct replicator {
     struct list link;
     struct uuid id, site;
-    char name[NAME_SIZE], address[ADDRESS_SIZE], serial[PKI_SERIAL_SIZE];
+    char name[NAME_SIZE], address[ADDRESS_SIZE];
     bool revoked;
     uint64_t joined_ms;
     cJSON *status;     /* the last one heard, NULL: none yet */
     uint64_t heard_ms; /* monotonic; 0: never */
     char error[ERR_MSG_MAX];
     /* ours only */
+    struct issued *issued; /* oldest first */
+    unsigned n_issued;
     struct dest *dest;
     bool busy;
     uint64_t next_ms;
@@ -103,6 +117,8 @@ struct manager {
     struct event *tick;
     uint64_t started_ms;
     unsigned n_event;
+    uint64_t renew_at_s; /* wall clock; 0: not planned yet */
+    struct list alerts;  /* what is on: struct standing, alerts.c */
 };
 
 int manager_new(const struct manager_config *cfg, struct http_loop *loop,
@@ -137,7 +153,13 @@ void replicator_free(struct replicator *r);
 bool replicator_fresh(const struct replicator *r);
 /* Durable; replaces one by the same identifier. */
 int fleet_add(struct manager *m, const struct uuid *id, const char *name,
-              const char *serial, struct err *err);
+              const struct identity *cert, struct err *err);
+/* Is there room for one more certificate?  -EBUSY with MGR-0016. */
+int
+fleet_may_renew(struct manager *m, const struct replicator *r, struct err *err);
+/* Durable: it has one more, and keeps those before until they expire. */
+int fleet_renewed(struct manager *m, struct replicator *r,
+                  const struct identity *cert, struct err *err);
 int fleet_set_address(struct manager *m, struct replicator *r,
                       const char *address, struct err *err);
 int fleet_revoke(struct manager *m, struct replicator *r, struct err *err);
@@ -147,6 +169,9 @@ int fleet_call(struct manager *m, struct replicator *r, const char *method,
                void (*done)(struct rpc *r), void *arg, struct err *err);
 const cJSON *replicator_source(const struct replicator *r, const struct vpg *v);
 const cJSON *replicator_target(const struct replicator *r, const struct vpg *v);
+/* What it last said of a volume; NULL: nothing. */
+const cJSON *
+replicator_volume(const struct replicator *r, const struct uuid *volume);
 const char *replicator_data_address(const struct replicator *r);
 
 /* --- vpgs.c: the VPGs of this manager ------------------------------------------- */
@@ -159,9 +184,12 @@ struct vpg *vpgs_by_name(struct manager *m, const char *name);
 int vpgs_put(struct manager *m, struct vpg *v, struct err *err);
 /* Raises the version and saves. */
 int vpgs_changed(struct manager *m, struct vpg *v, struct err *err);
-/* Forgets it and remembers that it is gone, so that the other site learns. */
-int vpgs_remove(struct manager *m, struct vpg *v, struct err *err);
+/* Forgets it and remembers that it is gone, and whether its replicas are to be
+ * kept, so that the other site or a replicator that was away learns. */
+int vpgs_remove(struct manager *m, struct vpg *v, bool keep_replicas,
+                struct err *err);
 bool vpgs_is_removed(struct manager *m, const struct uuid *id);
+bool vpgs_keeps_replicas(struct manager *m, const struct uuid *id);
 struct vpg_facts vpgs_facts(struct manager *m, struct vpg *v);
 struct vpg_verdict vpgs_verdict(struct manager *m, struct vpg *v);
 const cJSON *vpgs_source(struct manager *m, const struct vpg *v);
@@ -210,6 +238,15 @@ void keys_free(struct manager *m);
 /* After peers or revocations have changed. */
 int keys_rebuild(struct manager *m, struct err *err);
 int keys_reload_own(struct manager *m, struct err *err);
+/* A new key and certificate of our own, in use when it returns. */
+int keys_renew_own(struct manager *m, struct err *err);
+const struct identity *keys_own(struct manager *m);
+/* A new certificate for the site's CA, for the same key: 1 made, 0 it is not near
+ * its end or the root's key is not here. */
+int keys_renew_ca(struct manager *m, struct err *err);
+/* Of the site's CA. */
+void keys_ca_times(struct manager *m, uint64_t *out_not_before_s,
+                   uint64_t *out_not_after_s);
 /* Sign a replicator's request. */
 int keys_sign(struct manager *m, EVP_PKEY *key, const char *name,
               const struct uuid *id, X509 **out_cert, struct err *err);
@@ -221,6 +258,19 @@ const char *keys_ca_pem(struct manager *m);
 uint64_t keys_crl_number(struct manager *m);
 void keys_fingerprint(struct manager *m, uint8_t out[PKI_FINGERPRINT_SIZE]);
 const struct tls_identity *keys_identity(struct manager *m);
+
+/* --- alerts.c: what is wrong at this moment ------------------------------------------ */
+
+/* Once a second, so that each knows since when it has been. */
+void alerts_tick(struct manager *m);
+void alerts_free(struct manager *m);
+
+/* --- renew.c: certificates, before they expire --------------------------------------- */
+
+/* Once a second: renews the manager's own when it is time, or was asked for. */
+void renew_tick(struct manager *m);
+/* Somebody may have asked for it. */
+void renew_look(struct manager *m);
 
 /* --- ops.c: operations, which clients see as tasks ------------------------------------ */
 
@@ -364,6 +414,9 @@ bool api_active(struct http_req *rq, const struct vpg *v);
  * been. */
 bool api_forwarded(struct http_req *rq, struct manager *m, const struct vpg *v,
                    enum side side);
+/* Answers a call that could not be passed on: the error of the way there, under
+ * the code for a site that cannot be reached. */
+void api_not_forwarded(struct http_req *rq, const struct rpc *r);
 /* Start and answer with the task's identifier. */
 void api_start(struct http_req *rq, struct manager *m,
                const struct op_type *type, const struct vpg *v, cJSON *params);
@@ -390,6 +443,7 @@ void put_time(struct json_writer *w, const char *name, uint64_t ms);
 extern const struct http_route api_session_routes[], api_site_routes[],
     api_inventory_routes[], api_settings_routes[], api_vpg_routes[],
     api_point_routes[], api_task_routes[], api_misc_routes[], api_join_routes[],
-    api_peer_routes[], api_local_routes[], api_volume_routes[];
+    api_peer_routes[], api_local_routes[], api_volume_routes[],
+    api_renew_routes[], api_alert_routes[];
 
 #endif

@@ -153,7 +153,7 @@ create_failed(struct op *op)
     struct vpg *v = vpgs_find(op->m, &op->vpg);
 
     if (v && v->state == VPG_CREATING)
-        (void)vpgs_remove(op->m, v, NULL);
+        (void)vpgs_remove(op->m, v, false, NULL);
 }
 
 static const struct op_step create_steps[] = {
@@ -264,7 +264,10 @@ forget(struct op *op)
 {
     struct vpg *v = vpgs_find(op->m, &op->vpg);
 
-    return v && vpgs_remove(op->m, v, &op->err) < 0 ? OP_FAILED : OP_NEXT;
+    return v && vpgs_remove(op->m, v, param_true(op, "KeepRecoveryVolumes"),
+                            &op->err) < 0
+               ? OP_FAILED
+               : OP_NEXT;
 }
 
 static void

@@ -407,14 +407,16 @@ call_about_vpg(struct manager *m, struct peer *p, const char *method,
                const struct uuid *vpg, const struct buf *body)
 {
     struct exchange *x = calloc(1, sizeof *x);
-    char id[UUID_TEXT_SIZE], path[96];
+    char id[UUID_TEXT_SIZE], path[120];
 
     if (!x)
         return;
     x->m = m;
     x->site = p->site;
     uuid_format(vpg, id);
-    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?quiet=1", id);
+    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?quiet=1%s", id,
+                   !body && vpgs_keeps_replicas(m, vpg) ? "&keepReplicas=true"
+                                                        : "");
     if (peers_call(m, p, method, path, body, exchange_done, x, NULL) < 0)
         free(x);
 }

@@ -27,7 +27,7 @@ struct places {
     char catalog[FILE_PATH_SIZE], bootstrap[FILE_PATH_SIZE],
         sock[FILE_PATH_SIZE];
     char key[FILE_PATH_SIZE], chain[FILE_PATH_SIZE], root[FILE_PATH_SIZE];
-    char ca[FILE_PATH_SIZE], ca_key[FILE_PATH_SIZE];
+    char ca[FILE_PATH_SIZE], ca_key[FILE_PATH_SIZE], root_key[FILE_PATH_SIZE];
     char api_host[TEXT_HOST_SIZE], peer_host[TEXT_HOST_SIZE];
 };
 
@@ -46,6 +46,7 @@ find_places(const struct agent_config *cfg, struct places *p, struct err *err)
         { "manager/" ROLE_ROOT_FILE, p->root },
         { "manager/" MANAGER_CA_FILE, p->ca },
         { "manager/" MANAGER_CA_KEY_FILE, p->ca_key },
+        { "manager/" MANAGER_ROOT_KEY_FILE, p->root_key },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(table); i++)
@@ -71,6 +72,7 @@ make_config(const struct agent_config *cfg, struct places *p,
         .root_path = p->root,
         .ca_key_path = p->ca_key,
         .ca_path = p->ca,
+        .root_key_path = p->root_key,
         .site_name = cfg->site.name,
         .location = cfg->site.location,
         .api_host = p->api_host,

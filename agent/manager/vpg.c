@@ -289,8 +289,26 @@ is(const char *a, const char *b)
     return a && strcmp(a, b) == 0;
 }
 
-static bool
-history_short(const struct vpg_facts *f)
+int
+vpg_rpo_alarm(const struct vpg_facts *f, uint64_t held_ms)
+{
+    const uint64_t minute = 60000;
+    int64_t target_ms = (int64_t)f->rpo_s * 1000;
+
+    if (!f->has_points || f->rpo_ms <= target_ms || held_ms < minute)
+        return 0;
+    return f->rpo_ms > 2 * target_ms || held_ms >= 30 * minute ? 2 : 1;
+}
+
+bool
+vpg_history_half(const struct vpg_facts *f)
+{
+    return vpg_history_short(f) &&
+           f->actual_history_s * 2 < MIN(f->history_s, f->age_s);
+}
+
+bool
+vpg_history_short(const struct vpg_facts *f)
 {
     uint64_t wanted = MIN(f->history_s, f->age_s);
     uint64_t slack = MAX(wanted / 10, (uint64_t)120);
@@ -310,7 +328,7 @@ static enum vpg_status
 sla_of(const struct vpg_facts *f)
 {
     bool rpo_bad = f->rpo_ms < 0 || f->rpo_ms > (int64_t)f->rpo_s * 1000;
-    bool history_bad = history_short(f);
+    bool history_bad = vpg_history_short(f);
 
     if (rpo_bad && history_bad)
         return VPG_NOT_MEETING_SLA;

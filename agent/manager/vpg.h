@@ -121,5 +121,12 @@ struct vpg_verdict {
 };
 
 struct vpg_verdict vpg_judge(const struct vpg_facts *f);
+/* Is the newest point too old: 0 no, or not for a minute yet; 1 above the target;
+ * 2 above twice the target, or above it for half an hour (alerts, VPG0009 and
+ * VPG0010).  held_ms: since when it has been above. */
+int vpg_rpo_alarm(const struct vpg_facts *f, uint64_t held_ms);
+/* Is the history shorter than it should be by now?  And is it under half? */
+bool vpg_history_short(const struct vpg_facts *f);
+bool vpg_history_half(const struct vpg_facts *f);
 
 #endif

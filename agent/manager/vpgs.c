@@ -117,7 +117,8 @@ vpgs_changed(struct manager *m, struct vpg *v, struct err *err)
 }
 
 int
-vpgs_remove(struct manager *m, struct vpg *v, struct err *err)
+vpgs_remove(struct manager *m, struct vpg *v, bool keep_replicas,
+            struct err *err)
 {
     char id[UUID_TEXT_SIZE];
     int rc = catalog_begin(m->catalog, err);
@@ -125,7 +126,8 @@ vpgs_remove(struct manager *m, struct vpg *v, struct err *err)
     if (rc < 0)
         return rc;
     uuid_format(&v->id.u, id);
-    rc = catalog_put(m->catalog, "gone-vpg", id, "{}", err);
+    rc = catalog_put(m->catalog, "gone-vpg", id,
+                     keep_replicas ? "{\"KeepReplicas\":true}" : "{}", err);
     if (rc == 0)
         rc = catalog_delete(m->catalog, "vpg", id, err);
     if (rc < 0) {
@@ -158,6 +160,29 @@ vpgs_is_removed(struct manager *m, const struct uuid *id)
     uuid_format(id, text);
     (void)catalog_get(m->catalog, "gone-vpg", text, seen, &found, NULL);
     return found;
+}
+
+static int
+kept(void *arg, const char *id, const char *json)
+{
+    cJSON *tree = NULL;
+
+    UNUSED(id);
+    if (json_parse(json, strlen(json), 4096, &tree, NULL) == 0)
+        (void)json_bool(tree, "KeepReplicas", JSON_OPTIONAL, arg, NULL);
+    cJSON_Delete(tree);
+    return 0;
+}
+
+bool
+vpgs_keeps_replicas(struct manager *m, const struct uuid *id)
+{
+    char text[UUID_TEXT_SIZE];
+    bool keep = false;
+
+    uuid_format(id, text);
+    (void)catalog_get(m->catalog, "gone-vpg", text, kept, &keep, NULL);
+    return keep;
 }
 
 const struct uuid *

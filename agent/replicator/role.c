@@ -10,11 +10,13 @@
 #include <openssl/x509.h>
 
 #include "capture/capture.h"
+#include "common/identity.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "io/file.h"
 #include "replicator/control.h"
 #include "replicator/control_announce.h"
+#include "replicator/control_renew.h"
 #include "replicator/replicator.h"
 
 #define ROOM "replicator"
@@ -24,6 +26,7 @@ struct role {
     struct replicator rep;
     struct control *control;
     struct announce *announce;
+    struct renew *renew;
     char manager[IO_ADDR_TEXT_MAX]; /* host:port, or "" */
     bool stopping;
 };
@@ -291,6 +294,7 @@ role_signal(void *arg, int sig)
 
     if (sig == SIGHUP) {
         role_reload(r);
+        renew_poke(r->renew);
         return;
     }
     if (r->stopping)
@@ -299,6 +303,8 @@ role_signal(void *arg, int sig)
     log_line(LOG_INFO, ROOM, "", "stopping");
     announce_stop(r->announce);
     r->announce = NULL;
+    renew_stop(r->renew);
+    r->renew = NULL;
     replicator_stop(&r->rep, role_stopped);
 }
 
@@ -351,6 +357,25 @@ role_paths(struct role *r, char *chain, char *key, struct err *err)
     return res;
 }
 
+/* The calls towards our manager, each on a thread of its own. */
+static int
+call_manager(struct role *r, const char *chain, const char *key, struct err *err)
+{
+    struct replicator *rep = &r->rep;
+    struct tls_ctx *const contexts[] = { rep->client_tls, rep->server_tls,
+                                         rep->control_tls, rep->nbd_tls };
+    const struct renew_settings rs = { .manager = r->manager,
+                                       .chain = chain,
+                                       .key = key,
+                                       .contexts = contexts,
+                                       .n_contexts = ARRAY_SIZE(contexts) };
+    int rc = renew_start(&rep->cfg, &rs, &r->renew, err);
+
+    if (rc == 0 && r->manager[0])
+        rc = announce_start(rep, r->manager, &r->announce, err);
+    return rc;
+}
+
 /* Everything up to the point where the loop runs. */
 static int
 role_open(struct role *r, struct err *err)
@@ -370,6 +395,8 @@ role_open(struct role *r, struct err *err)
         rc = io_addr_parse(ac->replicator.control_listen, &control, err);
     if (rc == 0)
         rc = io_addr_parse(ac->replicator.data_listen, &data, err);
+    if (rc == 0)
+        rc = identity_recover(key, chain, err);
     if (rc == 0)
         rc = load_identity(r, chain, err);
     if (rc == 0)
@@ -402,8 +429,7 @@ role_open(struct role *r, struct err *err)
     if (rc < 0)
         return rc;
     advertise(r, control.host, control.port, rep->cfg.control_address);
-    return r->manager[0] ? announce_start(rep, r->manager, &r->announce, err)
-                         : 0;
+    return call_manager(r, chain, key, err);
 }
 
 int

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# limit: 170
+# limit: 240
 """The manager's API against real managers: two sites on loopback, paired, and a replicator that only pretends.
 
 Covers: the 401 challenge, wrong passwords and throttling, sessions and their headers, bad input of all kinds (only 4xx),
@@ -143,6 +143,8 @@ class FakeReplicator:
         self.volumes = [str(uuid.uuid4()), str(uuid.uuid4())]
         self.peers, self.sources, self.targets, self.crls, self.calls = {}, {}, {}, [], []
         self.refuse_target = None
+        self.away = False
+        self.history, self.alerts = 100000, []
         self.next_cut = 100
         self.lock = threading.Lock()
 
@@ -164,6 +166,9 @@ class FakeReplicator:
             protocol_version = "HTTP/1.1"
 
             def answer(self):
+                if fake.away:
+                    self.close_connection = True
+                    return
                 n = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(n)) if n else None
                 with fake.lock:
@@ -221,7 +226,7 @@ class FakeReplicator:
                          "State": "Receiving", "Error": None, "LinkUp": True, "ProgressPercent": None,
                          "RpoMilliseconds": 1200, "Oldest": t["points"][0], "Newest": t["points"][-1],
                          "CheckpointCount": len(t["points"]), "JournalUsedInBytes": 5, "ReplicaBytes": 6,
-                         "ScratchUsedInBytes": 0, "ActualHistorySeconds": 100000, "Alerts": [],
+                         "ScratchUsedInBytes": 0, "ActualHistorySeconds": self.history, "Alerts": self.alerts,
                          "Views": list(t["views"].values())} for i, t in self.targets.items()],
         }
 
@@ -385,6 +390,17 @@ def test_pairing(a, b):
     assert "MGR-0006" in t["CompleteReason"], t["CompleteReason"]
     t = a.finish(a.call("POST", "/peersites", {**where, "Token": token["Token"]}))
     same(t["Type"], "Pair")
+    # expired: told here, and, with another end written into it, by the site that keeps the true one
+    short = b.call("POST", "/peersites/generatetoken", {"ValidSeconds": 1})["Token"]
+    refused(b.raw("POST", "/peersites/generatetoken", {"ValidSeconds": 0}), 400, "JSN-0004")
+    time.sleep(2.1)
+    refused(a.raw("POST", "/peersites", {**where, "Token": short}), 400, "MGR-0005")
+    raw = bytearray(base64.urlsafe_b64decode(short + "=" * (-len(short) % 4)))
+    raw[33:41] = int(time.time() + 600).to_bytes(8, "little")
+    raw[-4:] = hashlib.sha256(bytes(raw[:-4])).digest()[:4]
+    longer = base64.urlsafe_b64encode(bytes(raw)).rstrip(b"=").decode()
+    t = a.finish(a.call("POST", "/peersites", {**where, "Token": longer}), ok=False)
+    assert "MGR-0005" in t["CompleteReason"] and "expired" in t["CompleteReason"], t["CompleteReason"]
     # used once
     t = a.finish(a.call("POST", "/peersites", {**where, "Token": token["Token"]}), ok=False)
     assert "MGR-0005" in t["CompleteReason"], t["CompleteReason"]
@@ -418,9 +434,15 @@ def test_join(site, fake, work):
     again = site.call("POST", "/jointokens", {"Name": fake.name})["Token"]
     done = twin.join(again)
     assert done.returncode != 0 and "already" in done.stdout, done.stdout  # MGR-0008
-    short = site.call("POST", "/jointokens", {"Name": "short", "ValidSeconds": 1})["Token"]
+    short = site.call("POST", "/jointokens", {"Name": "short", "ValidSeconds": 1})
     time.sleep(2.1)
-    assert twin.join(short).returncode != 0
+    done = twin.join(short["Token"])
+    assert done.returncode == 1 and "AGT-0006" in done.stdout, done.stdout
+    # and the manager does not take the word of a host whose clock is wrong
+    r = requests.post(site.url + "/join", json={"TokenIdentifier": short["TokenIdentifier"], "Csr": "AAAA",
+                                                "Proof": base64.b64encode(b"x" * 32).decode()}, verify=site.ca)
+    refused(r, 403, "MGR-0007")
+    assert "expired" in r.json()["Message"], r.text
     r = requests.post(site.url + "/join", json={"TokenIdentifier": NIL, "Csr": "AAAA", "Proof": "AAAA"}, verify=site.ca)
     refused(r, 400, "MGR-0008")
     r = requests.post(site.url + "/join", json={"TokenIdentifier": NIL, "Csr": "AAAA",
@@ -512,7 +534,12 @@ def test_vpg(a, b, fa, fb):
         same([c["CheckpointIdentifier"] for c in site.call("GET", f"/vpgs/{v}/checkpoints")], ["1", "2", "3", "4", "5"])
         same(site.call("GET", f"/vpgs/{v}/checkpoints/stats")["Latest"]["CheckpointIdentifier"], "5")
         same(len(site.call("GET", "/vms?vmName=" + fa.name)), 1)
-        same(site.call("GET", f"/vms/{fa.vm}")["VpgName"], "ledger")
+        vm = site.call("GET", f"/vms/{fa.vm}")
+        same(vm["VpgName"], "ledger")
+        same([(x["VolumeName"], x["SizeInBytes"], x["Error"]) for x in vm["Volumes"]],
+             [(f"{fa.name}/v{i}", 1 << 30, None) for i in (0, 1)])
+        wait_until("the volumes' addresses", lambda: all(
+            x["NbdUri"] == "nbd+unix:///x" and x["Path"] for x in site.call("GET", f"/vms/{fa.vm}")["Volumes"]))
         same(site.call("GET", "/vpgs?status=MeetingSLA&priority=High")[0]["VpgName"], "ledger")
         same(site.call("GET", "/vpgs?status=0"), [])
     same(len(a.call("GET", f"/virtualizationsites/{a.id}/vms")), 0)
@@ -550,9 +577,28 @@ def test_vpg(a, b, fa, fb):
     a.finish(a.call("DELETE", f"/vpgs/{v}/views/{view}"))
     refused(b.raw("POST", f"/vpgs/{v}/views", {"VmIdentifiers": [NIL]}), 400, "API-0014")
     refused(b.raw("POST", f"/vpgs/{v}/views", {"TimeStamp": "yesterday"}), 400, "API-0014")
+    # alerts under the names that runbooks know
+    def helps():
+        return {x["HelpIdentifier"]: x for x in b.call("GET", f"/alerts?vpgIdentifier={v}")}
+
+    same(helps(), {})
+    fb.history = 1000
+    fb.alerts = [{"Code": c, "Message": c + " it is", "NextStep": "x", "Since": "2026-11-22T03:33:00.000Z"}
+                 for c in ("JNL-0009", "JNL-0010", "JNL-0012", "JNL-0002")]
+    wait_until("the alerts", lambda: len(helps()) == 5)
+    got = helps()
+    same({k: (x["Level"], x["Entity"], x["Code"]) for k, x in got.items()}, {
+        "VPG0004": ("Error", "Vpg", None), "STR0002": ("Error", "Storage", "JNL-0009"),
+        "HF0005": ("Warning", "Vpg", "JNL-0010"), "VRA0040": ("Warning", "Vra", "JNL-0012"),
+        "VRA0007": ("Error", "Vra", "JNL-0002")})
+    same(got["STR0002"]["TurnedOn"], "2026-11-22T03:33:00.000Z")
+    assert got["VPG0004"]["TurnedOn"] and "1000 s" in got["VPG0004"]["Description"], got
+    fb.history, fb.alerts = 100000, []
+    wait_until("their end", lambda: not helps())
     # pause and resume from the other side
     b.finish(b.call("POST", f"/vpgs/{v}/pause"))
     wait_until("paused", lambda: b.call("GET", f"/vpgs/{v}")["SubStatus"] == 25)
+    same(list(helps()), ["VPG0017"])
     b.finish(b.call("POST", f"/vpgs/{v}/resume"))
     a.finish(a.call("POST", f"/vpgs/{v}/forcesync"))
     # an edit
@@ -581,10 +627,53 @@ def test_alone(a, b, fb, v):
     b.finish(b.call("POST", f"/vpgs/{v}/FailoverTestStop"))
     r = b.raw("POST", f"/vpgs/{v}/pause")
     assert r.status_code in (502, 504), r.text
-    assert [x for x in b.call("GET", "/alerts?level=error") if a.name in x["Description"]]
+    refused(r, r.status_code, "MGR-0012")
+    got = [x for x in b.call("GET", "/alerts?level=error") if x["HelpIdentifier"] == "ZVM0003"]
+    same(len(got), 1)
+    assert a.name in got[0]["Description"], got
+    first = got[0]["TurnedOn"]
+    assert first, got
+    time.sleep(1.2)
+    same([x["TurnedOn"] for x in b.call("GET", "/alerts?helpIdentifier=ZVM0003&entity=zvm&level=1")], [first])
+    assert all(x["TurnedOn"] for x in b.call("GET", "/alerts"))
     a.start()
     a.login()
     wait_until("the link", lambda: b.call("GET", "/peersites")[0]["LinkState"] == "Connected")
+    wait_until("the alert to go", lambda: not b.call("GET", "/alerts?helpIdentifier=ZVM0003"))
+
+
+def test_late_delete(a, b, fa, fb):
+    """A forced delete does not wait for who is away, and what was said of the recovery volumes is not forgotten."""
+    def create():
+        wait_until("stores and VMs", lambda: a.call("GET", f"/virtualizationsites/{b.id}/datastores")
+                   and a.call("GET", f"/virtualizationsites/{a.id}/vms"))
+        a.finish(a.call("POST", f"/vpgSettings/{settings(a, b, fa, fb)}/commit"))
+        v = a.call("GET", "/vpgs?name=ledger")[0]["VpgIdentifier"]
+        wait_until("the VPG at both sites", lambda: b.call("GET", "/vpgs?name=ledger"))
+        return v
+
+    for keep in (True, False):
+        v = create()
+        b.stop()  # the other manager
+        a.finish(a.call("DELETE", f"/vpgs/{v}", {"KeepRecoveryVolumes": keep, "Force": True}))
+        assert v in fb.targets
+        b.start()
+        b.login()
+        wait_until("the late cleanup", lambda: v not in fb.targets and not b.call("GET", "/vpgs"))
+        gone = [t for m, t in fb.calls if m == "DELETE" and v in t]
+        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}"])
+        wait_until("its replicator", lambda: b.call("GET", "/vras")[0]["LinkState"] == "Connected")
+        wait_until("the link", lambda: a.call("GET", "/peersites")[0]["LinkState"] == "Connected")
+        v = create()
+        fb.away = True  # the recovery replicator
+        b.finish(b.call("DELETE", f"/vpgs/{v}", {"KeepRecoveryVolumes": keep, "Force": True}))
+        assert v in fb.targets and v not in fa.sources
+        got = wait_until("the alert", lambda: b.call("GET", "/alerts?helpIdentifier=ZVM0002"))
+        assert fb.name in got[0]["Description"], got
+        fb.away = False
+        wait_until("the late cleanup", lambda: v not in fb.targets)
+        gone = [t for m, t in fb.calls if m == "DELETE" and v in t]
+        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}"])
 
 
 def test_delete(a, b, fa, fb, v):
@@ -651,6 +740,7 @@ def main():
             v = test_vpg(a, b, fa, fb)
             test_alone(a, b, fb, v)
             test_delete(a, b, fa, fb, v)
+            test_late_delete(a, b, fa, fb)
             test_revoke(a, fa)
             test_reload(a)
             test_unpair(a, b)

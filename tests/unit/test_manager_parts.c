@@ -200,6 +200,17 @@ sessions_end_in_time(void **state)
         assert_non_null(sessions_check(s, token, t + i * 10 * MIN_MS,
                                        SESSION_ACTIVE, NULL));
     assert_null(sessions_check(s, token, t + 720 * MIN_MS, SESSION_ACTIVE, NULL));
+    /* a reload's limits are for sessions that are there already, too */
+    assert_int_equal(sessions_begin(s, "ann", t, token, NULL), 0);
+    sessions_limits(s, 5 * MIN_MS, 8 * MIN_MS);
+    assert_int_equal(sessions_begin(s, "ann", t, other, NULL), 0);
+    assert_non_null(
+        sessions_check(s, token, t + 4 * MIN_MS, SESSION_ACTIVE, NULL));
+    assert_non_null(
+        sessions_check(s, token, t + 7 * MIN_MS, SESSION_ACTIVE, NULL));
+    assert_null(sessions_check(s, other, t + 6 * MIN_MS, SESSION_ACTIVE, NULL));
+    assert_null(sessions_check(s, token, t + 9 * MIN_MS, SESSION_ACTIVE, NULL));
+    sessions_limits(s, 30 * MIN_MS, 720 * MIN_MS);
     /* one too many: the longest idle goes */
     t += 1000 * MIN_MS;
     for (unsigned i = 0; i <= SESSIONS_PER_USER; i++) {
@@ -363,6 +374,26 @@ judging(void **state)
     EXPECT(f.source_state = "Error", 2, 8);
     EXPECT(f.target_state = "Stopped", 2, 31);
     EXPECT(f.target_state = "Error", 2, 30);
+    f = good;
+    f.rpo_ms = 10001;
+    assert_int_equal(vpg_rpo_alarm(&f, 59999), 0);
+    assert_int_equal(vpg_rpo_alarm(&f, 60000), 1);
+    assert_int_equal(vpg_rpo_alarm(&f, 30 * MIN_MS), 2);
+    f.rpo_ms = 20001;
+    assert_int_equal(vpg_rpo_alarm(&f, 59999), 0);
+    assert_int_equal(vpg_rpo_alarm(&f, 60000), 2);
+    f.rpo_ms = 10000;
+    assert_int_equal(vpg_rpo_alarm(&f, 60 * MIN_MS), 0);
+    f.rpo_ms = 99999;
+    f.has_points = false; /* none is no old one */
+    assert_int_equal(vpg_rpo_alarm(&f, 60 * MIN_MS), 0);
+    f = good;
+    assert_false(vpg_history_short(&f));
+    f.actual_history_s = 1800;
+    assert_true(vpg_history_short(&f));
+    assert_false(vpg_history_half(&f));
+    f.actual_history_s = 1799;
+    assert_true(vpg_history_half(&f));
     assert_int_equal(vpg_status_count, 9);
     assert_string_equal(vpg_status_names[3], "HistoryNotMeetingSLA");
     assert_int_equal(vpg_substatus_count, 42);
