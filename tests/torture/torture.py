@@ -308,7 +308,8 @@ class Torture:
     def fault_view(self, rng):
         """A test view keeps its content, and what was flushed into it, over a kill."""
         paris, path = self.lab.paris, "/v1/vpgs/" + self.lab.vpg_id
-        points = paris.api.checkpoints(self.lab.vpg_id)
+        points = hflab.wait_until("the list of points", lambda: (paris.api.checkpoints(self.lab.vpg_id),),
+                                  30 * PATIENCE)[0]
         if not points:
             return
         self.count("view over a kill")
