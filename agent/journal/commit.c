@@ -6,6 +6,7 @@
  * are on stable storage, and so is the last batch of the one before.
  */
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@ enum {
     WRITE_FAILURES = 2, /* in a row, then the journal stops */
     POINTS_DEAD = 4096, /* before the points file is written afresh */
 };
+
+#define SEG_AGED_LEAST (256 * KIB)
 
 /* --- append -------------------------------------------------------------- */
 
@@ -302,6 +305,8 @@ write_start(struct journal *j)
             (struct iovec){ .iov_base = b->bytes, .iov_len = b->disk_size };
     }
     j->writing = true;
+    j->turns->active++;
+    j->turns->peak = MAX(j->turns->peak, j->turns->active);
     j->req.done = write_done;
     io_file_pwritev(s->file, &j->req, j->iov, n, from, 0);
 }
@@ -341,13 +346,91 @@ write_failed(struct journal *j, int res, const char *what)
         journal_commit_kick(j);
 }
 
+/* --- turns ---------------------------------------------------------------- */
+
+static pthread_mutex_t turns_lock = PTHREAD_MUTEX_INITIALIZER; /* of the list */
+static struct list turns = { &turns, &turns };
+
+int
+journal_turns_join(struct journal *j)
+{
+    struct jturns *t = NULL;
+    struct list *l;
+
+    pthread_mutex_lock(&turns_lock);
+    list_for_each (l, &turns) {
+        struct jturns *have = list_entry(l, struct jturns, link);
+
+        if (have->loop == j->loop && have->disk == j->cfg.disk)
+            t = have;
+    }
+    if (!t) {
+        t = calloc(1, sizeof *t);
+        if (t) {
+            t->loop = j->loop;
+            t->disk = j->cfg.disk;
+            list_init(&t->waiting);
+            list_push_back(&turns, &t->link);
+        }
+    }
+    if (t)
+        t->refs++;
+    pthread_mutex_unlock(&turns_lock);
+    j->turns = t;
+    return t ? 0 : -ENOMEM;
+}
+
+void
+journal_turns_leave(struct journal *j)
+{
+    struct jturns *t = j->turns;
+
+    list_del(&j->turn_link);
+    if (!t)
+        return;
+    j->turns = NULL;
+    pthread_mutex_lock(&turns_lock);
+    if (--t->refs == 0) {
+        list_del(&t->link);
+        free(t);
+    }
+    pthread_mutex_unlock(&turns_lock);
+}
+
+/* May this lane write now?  If not it is called when its turn has come. */
+static bool
+turn_taken(struct journal *j)
+{
+    if (j->turns->active < JOURNAL_SYNCS) {
+        list_del(&j->turn_link);
+        return true;
+    }
+    if (list_empty(&j->turn_link))
+        list_push_back(&j->turns->waiting, &j->turn_link);
+    return false;
+}
+
+static void
+write_ended(struct journal *j)
+{
+    struct list *l;
+
+    j->writing = false;
+    j->turns->active--;
+    l = list_pop_front(&j->turns->waiting);
+    if (!l)
+        return;
+    list_init(l);
+    journal_commit_kick(list_entry(l, struct journal, turn_link));
+}
+
 static void
 write_done(struct io_req *rq, int64_t res)
 {
     struct journal *j = container_of(rq, struct journal, req);
 
     if (res < 0) {
-        j->writing = false;
+        write_ended(j);
         write_failed(j, (int)res, "write");
         journal_job_done(j);
         return;
@@ -364,7 +447,7 @@ sync_done(struct io_req *rq, int64_t res)
     struct list *l;
     int rc = 0;
 
-    j->writing = false;
+    write_ended(j);
     if (res < 0) {
         write_failed(j, (int)res, "sync");
         journal_job_done(j);
@@ -392,6 +475,7 @@ sync_done(struct io_req *rq, int64_t res)
     } else if (j->d_batch > j->planted_told) {
         j->ev.durable(j->ev.arg, j->d_batch);
     }
+    journal_withdraw_go(j);
     journal_commit_kick(j);
     journal_job_done(j);
 }
@@ -656,6 +740,8 @@ journal_commit_kick(struct journal *j)
     }
     b = list_entry(j->queue.next, struct jbatch, link);
     if (fits(j->open, b)) {
+        if (!turn_taken(j))
+            return;
         j->jobs++;
         write_start(j);
         return;
@@ -663,6 +749,26 @@ journal_commit_kick(struct journal *j)
     choose_size(j, io_mono_ns(j->loop) - j->open->born_ns);
     retire_open(j, false);
     opening_start(j);
+}
+
+void
+journal_seal_aged(struct journal *j)
+{
+    uint64_t age = j->cfg.seal_age_ns, used;
+
+    if (!age)
+        age = MIN(MAX(j->cfg.history_ns / 16, 60 * NSEC_PER_SEC),
+                  3600 * NSEC_PER_SEC);
+    if (!j->open || j->writing || j->stopped || j->closing || j->inc_pending ||
+        !list_empty(&j->queue) || j->open->batches == 0 ||
+        io_mono_ns(j->loop) - j->open->born_ns < age)
+        return;
+    /* The next one takes no more space than as much again needs. */
+    used = round_up(j->open->end / 4 * 5, SEG_ALIGN) +
+           seg_footer_size(j->open->batches, j->open->entries, j->open->chunks,
+                           j->open->cuts);
+    j->seg_size = MIN(MAX(used, SEG_AGED_LEAST), j->cfg.segment_min);
+    retire_open(j, false);
 }
 
 bool

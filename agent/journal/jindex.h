@@ -118,7 +118,8 @@ bool jindex_has_run(const struct jindex *ix, const struct run_info *info);
 /* Below it nothing may be promoted without converting views; UINT64_MAX: no
  * view pins. */
 uint64_t jindex_lowest_pin(const struct jindex *ix);
-/* res 0 also when views broke (alerts say which). */
+/* res 0 also when views broke (alerts say which).  Until done() views may still
+ * open below to_seq and are converted too; from then on none opens there. */
 void jindex_convert(struct jindex *ix, uint64_t to_seq,
                     void (*done)(void *arg, int res), void *arg);
 /* to_seq <= what is durable.  Waits for straight writes below it.  On an error

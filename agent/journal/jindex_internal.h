@@ -127,6 +127,7 @@ struct jindex {
     struct list discarding; /* struct view_discard.link */
     struct switching sw;
     uint64_t promoted, fence;
+    uint64_t view_fence; /* views below it have been converted */
     bool started, closing;
     unsigned busy;
     struct builder build;

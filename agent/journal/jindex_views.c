@@ -67,6 +67,10 @@ convert_end(struct jindex *ix, int res)
 
     if (res < 0 && cv->err.num < 0)
         jindex_alert(ix, &cv->err);
+    /* From now on no view opens below; one that began to open while others
+     * were converted was converted with them. */
+    if (res == 0)
+        ix->view_fence = MAX(ix->view_fence, cv->to);
     read_set_unref(cv->set);
     cv->set = NULL;
     cv->active = false;
@@ -206,7 +210,6 @@ jindex_convert(struct jindex *ix, uint64_t to_seq,
         .active = true, .to = to_seq, .done = done, .arg = arg
     };
     ix->conv.err = (struct err)ERR_INIT;
-    ix->fence = MAX(ix->fence, to_seq); /* no view opens below it any more */
     ix->busy++;
     jindex_later(ix, convert_start, ix, 0);
 }
@@ -397,11 +400,11 @@ open_check(struct jindex *ix, struct view_open *vo)
     if (view_known(ix, &c->id))
         return err_set(&vo->err, -EEXIST, ERR_JNL_0060,
                        "view %s is open already", id);
-    if (vo->rec.base_seq ? vo->rec.base_seq < ix->promoted
-                         : seq < (vo->loaded ? ix->promoted : ix->fence))
+    if (vo->rec.base_seq
+            ? vo->rec.base_seq < ix->promoted
+            : seq < (vo->loaded ? ix->promoted : MAX(ix->fence, ix->view_fence)))
         return err_set(&vo->err, -ENOENT, ERR_JNL_0060,
-                       "view %s: position %" PRIu64
-                       " is no longer in the journal",
+                       "view %s: position %" PRIu64 " has just left the history",
                        id, seq);
     if (c->n_vols == 0)
         for (unsigned i = 0; i < ix->cfg.n_volumes; i++)

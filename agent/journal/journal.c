@@ -40,6 +40,7 @@ journal_stop(struct journal *j, const struct err *why)
     j->stop_err = *why;
     journal_alert(j, why);
     journal_credit_changed(j);
+    journal_withdraw_go(j);
 }
 
 /* --- the manifest's group commit ------------------------------------------ */
@@ -253,6 +254,7 @@ journal_free(struct journal *j)
     while ((l = list_pop_front(&j->sealing)) != NULL)
         free(list_entry(l, struct jsegment, link));
     free(j->open);
+    journal_turns_leave(j);
     seg_store_free(j->segs);
     if (j->man_loaded)
         manifest_release(&j->man);
@@ -275,6 +277,7 @@ on_tick(struct io_timer *t)
         return;
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     man_kick(j);
+    journal_seal_aged(j);
     journal_care_kick(j);
     journal_retain(j);
     journal_commit_kick(j);
@@ -323,6 +326,13 @@ index_started(void *arg, int res)
         return;
     }
     j->ready = true;
+    j->open_res = journal_turns_join(j);
+    if (j->open_res < 0) {
+        (void)err_set(&j->open_err, j->open_res, ERR_GEN_0002,
+                      "no memory for a journal");
+        jindex_close(j->ix, open_failed_freed, j);
+        return;
+    }
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     journal_care_kick(j);
     journal_recycle(j);
@@ -484,6 +494,8 @@ journal_open(const struct journal_config *cfg,
     list_init(&j->queue);
     list_init(&j->inflight);
     list_init(&j->sealing);
+    list_init(&j->withdrawals);
+    list_init(&j->turn_link);
     io_timer_init(&j->tick, j->loop, on_tick);
     io_timer_init(&j->plant_hold, j->loop, on_plant_hold);
     io_task_init(&j->plant, on_plant);
@@ -571,6 +583,7 @@ journal_close(struct journal *j, void (*closed)(void *arg), void *arg)
     if (j->no_space || j->at_limit)
         j->stopped = true; /* what waits for space stays with the source */
     journal_commit_kick(j);
+    journal_withdraw_go(j);
     j->jobs++;
     /* Through the manifest, so that closed() is never called in here. */
     journal_log_sync(j, close_logged, j);
@@ -743,61 +756,6 @@ journal_sync_flush(struct journal *j, void (*done)(void *arg, int res),
     jindex_sync_flush(j->ix, flushed, f);
 }
 
-struct withdrawal {
-    struct journal *j;
-    void (*done)(void *arg, int res);
-    void *arg;
-};
-
-static void
-withdrawn(void *arg, int res)
-{
-    struct withdrawal *w = arg;
-    struct journal *j = w->j;
-
-    w->done(w->arg, res);
-    free(w);
-    journal_job_done(j);
-}
-
-static void
-withdraw_converted(void *arg, int res)
-{
-    struct withdrawal *w = arg;
-    struct journal *j = w->j;
-    struct man_rec r = { .type = MAN_FLOOR };
-    size_t n = points_count(&j->points);
-
-    if (res < 0) {
-        withdrawn(w, res);
-        return;
-    }
-    r.u.floor = (struct man_floor){
-        .cut_no = n ? points_at(&j->points, n - 1)->cut_no : 0,
-        .seq = MAX(j->d_seq, j->man.state.floor.seq),
-        .none = true,
-    };
-    journal_log(j, &r);
-    points_drop_before(&j->points, UINT64_MAX);
-    journal_log_sync(j, withdrawn, w);
-}
-
-void
-journal_withdraw_points(struct journal *j, void (*done)(void *arg, int res),
-                        void *arg)
-{
-    struct withdrawal *w = malloc(sizeof *w);
-
-    if (!w) {
-        done(arg, -ENOMEM);
-        return;
-    }
-    *w = (struct withdrawal){ j, done, arg };
-    j->jobs++;
-    jindex_convert(j->ix, MAX(j->d_seq, j->man.state.promoted) + 1,
-                   withdraw_converted, w);
-}
-
 /* --- checkpoints ------------------------------------------------------------ */
 
 static void
@@ -926,8 +884,10 @@ no_view_done(struct io_work *w)
     struct err e = ERR_INIT;
 
     (void)err_set(&e, -ENOENT, ERR_JNL_0014,
-                  "journal %s: checkpoint %" PRIu64 " is not offered (any more)",
-                  j->dir, n->cut_no);
+                  "journal %s: checkpoint %" PRIu64 " %s", j->dir, n->cut_no,
+                  j->man.state.any_floor && n->cut_no < j->man.state.floor.cut_no
+                      ? "has left the history"
+                      : "is not offered");
     n->opened(n->arg, NULL, -ENOENT, &e);
     free(n);
     journal_job_done(j);

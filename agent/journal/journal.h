@@ -45,6 +45,14 @@ struct journal_config {
                                   * or 1 % of it, the smaller */
     uint64_t segment_min, segment_max; /* 0: 4 MiB and 64 MiB */
     unsigned merge_fan;                /* 0: 8 */
+    /* A segment takes batches for this long at most, so that retention by age
+     * (whole segments) works for a lane that hardly writes.  0: a 16th of the
+     * history, 1 minute to 1 hour. */
+    uint64_t seal_age_ns;
+    uint64_t manifest_rewrite; /* bytes; 0: 4 MiB */
+    /* Lanes of one loop with the same number share a disk: at most 8 syncs are
+     * in flight on it, and they take turns. */
+    unsigned disk;
     /* Tests of the tests: plant a bug.  0 in the product. */
     unsigned planted;
 };
@@ -139,7 +147,9 @@ void journal_sync_data(struct journal *j, struct journal_sync_write *w);
 void journal_sync_flush(struct journal *j, void (*done)(void *arg, int res),
                         void *arg);
 /* Before an initial sync over a journal that offers points: "nothing offered"
- * becomes durable, views are converted or broken. */
+ * becomes durable, views are converted or broken, and all that was appended
+ * before the call is promoted: reads consult the log first, so an entry of
+ * before a GAP would hide straight writes of after it for ever. */
 void journal_withdraw_points(struct journal *j,
                              void (*done)(void *arg, int res), void *arg);
 

@@ -15,6 +15,7 @@ enum {
     JOURNAL_FREE_FILES = 2, /* kept for the next segments */
     JOURNAL_VIEWS_MAX = 1024,
     JOURNAL_RECYCLE = 64, /* segments in one go */
+    JOURNAL_SYNCS = 8,    /* in flight on one disk */
 };
 #define JOURNAL_CREDIT  (8 * MIB)
 #define JOURNAL_TICK_NS (NSEC_PER_SEC)
@@ -93,6 +94,16 @@ struct jretain {
     unsigned failures;
 };
 
+/* Lanes that share a disk take turns, so that syncs in flight, and the kernel's
+ * threads for them, stay bounded (datapath.md 3.3). */
+struct jturns {
+    struct list link;
+    struct io_loop *loop;
+    unsigned disk, refs;
+    unsigned active, peak;
+    struct list waiting; /* journal.turn_link */
+};
+
 struct journal {
     struct journal_config cfg;
     struct journal_events ev;
@@ -149,7 +160,11 @@ struct journal {
     void (*inc_done)(void *arg, int res);
     void *inc_arg;
 
+    uint64_t recover_bytes; /* read from segments at the start */
     struct jretain retain;
+    struct list withdrawals; /* struct withdrawal, in retention.c */
+    struct jturns *turns;
+    struct list turn_link;
     bool recycling;
     struct io_timer tick;
     bool stopped, no_space, at_limit, warned, short_told;
@@ -195,6 +210,11 @@ void journal_care_kick(struct journal *j);
 void journal_seal_later(struct journal *j, struct jsegment *s);
 void journal_credit_changed(struct journal *j);
 bool journal_commit_idle(const struct journal *j);
+/* Close a segment that has been open for long, so that what is in it can age
+ * out. */
+void journal_seal_aged(struct journal *j);
+int journal_turns_join(struct journal *j);
+void journal_turns_leave(struct journal *j);
 /* What a durable batch means for the tail and the checkpoints; at recovery
  * too, there without the loop. */
 int journal_note_batch(struct journal *j, const struct batch_view *v,
@@ -206,5 +226,6 @@ int journal_recover(struct journal *j, struct err *err);
 /* retention.c */
 void journal_retain(struct journal *j);
 void journal_recycle(struct journal *j);
+void journal_withdraw_go(struct journal *j);
 
 #endif

@@ -872,7 +872,9 @@ manifest_take(struct manifest *m, bool rewrite, struct manifest_job *job)
     int rc = 0;
 
     *job = (struct manifest_job){ .m = m, .upto = m->added };
-    job->rewrite = rewrite || m->size + m->pending.len > MANIFEST_REWRITE;
+    job->rewrite =
+        rewrite || m->size + m->pending.len >
+                       (m->rewrite_at ? m->rewrite_at : MANIFEST_REWRITE);
     if (!job->rewrite) {
         job->bytes = m->pending;
         buf_init(&m->pending, MANIFEST_FILE_MAX);

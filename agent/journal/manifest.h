@@ -181,6 +181,7 @@ struct manifest {
     /* Owned by the job that writes (one at a time), else by the loop. */
     struct io_file *file;
     uint64_t size;
+    uint64_t rewrite_at; /* 0: MANIFEST_REWRITE */
 };
 
 /* Blocking.  -ENOENT: there is none (and no manifest.old). */

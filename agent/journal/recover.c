@@ -236,7 +236,24 @@ add_sealed(struct journal *j, const struct man_seg *g)
     return seg_store_add(j->segs, &p, NULL, NULL);
 }
 
-/* The batches that were found, as if they had just become durable. */
+/* Does a batch say something in its bodies that recovery must know? */
+static bool
+has_news(const struct seg_tables *t, const struct seg_batch *b)
+{
+    for (uint32_t i = 0; i < b->n_entries; i++) {
+        struct lane_entry e;
+
+        lane_entry_decode(t->entries +
+                              (size_t)(b->first_entry + i) * BATCH_ENTRY_SIZE,
+                          &e);
+        if (e.type == ENTRY_CUT_COMMIT || e.type == ENTRY_INCARNATION)
+            return true;
+    }
+    return false;
+}
+
+/* The batches that were found, as if they had just become durable.  Their heads
+ * say all, but for those with a checkpoint or the begin of an incarnation. */
 static int
 replay(struct journal *j, struct io_file *f, const struct seg_tables *t,
        struct err *err)
@@ -249,15 +266,23 @@ replay(struct journal *j, struct io_file *f, const struct seg_tables *t,
         uint8_t *buf, digest[16];
         size_t cap;
 
-        rc = segment_read_batch(f, &t->batches[i], &buf, &cap, err);
-        if (rc < 0)
-            return rc;
-        rc = batch_decode(buf, t->batches[i].size, &b, err);
+        if (has_news(t, &t->batches[i])) {
+            rc = segment_read_batch(f, &t->batches[i], &buf, &cap, err);
+            if (rc == 0) {
+                j->recover_bytes += cap;
+                rc = batch_decode(buf, t->batches[i].size, &b, err);
+                if (rc < 0)
+                    io_mem_free(buf, cap);
+            }
+        } else {
+            rc = segment_read_head(f, &t->batches[i], &b, &buf, &cap, err);
+            j->recover_bytes += rc == 0 ? cap : 0;
+        }
         if (rc == 0) {
             batch_digest(buf, b.head_len, digest);
             rc = journal_note_batch(j, &b, digest, err);
+            io_mem_free(buf, cap);
         }
-        io_mem_free(buf, cap);
     }
     return rc;
 }
@@ -356,6 +381,7 @@ recover_open(struct journal *j, const struct man_seg *g,
                    : err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
     if (rc == 0)
         rc = segment_scan(f, 0, &sc, err);
+    j->recover_bytes += sc.bytes_read;
     if (rc == 0) {
         seg_header_encode(&want, a);
         seg_header_encode(&sc.header, b);
@@ -489,6 +515,7 @@ journal_recover(struct journal *j, struct err *err)
     }
     if (rc == 0)
         rc = load(j, err);
+    j->man.rewrite_at = j->cfg.manifest_rewrite;
     j->rx_batch = j->d_batch;
     j->rx_seq = j->d_seq;
     memcpy(j->rx_digest, j->d_digest, 16);

@@ -145,6 +145,7 @@ ended(struct journal *j, int res)
     } else {
         r->failures = 0;
     }
+    journal_withdraw_go(j);
     journal_recycle(j);
     journal_commit_kick(j);
     journal_job_done(j);
@@ -240,7 +241,7 @@ journal_retain(struct journal *j)
     struct jretain *r = &j->retain;
     uint64_t pause = MIN(RETRY_NS << MIN(r->failures, 6U), RETRY_MAX_NS);
 
-    if (r->active || j->closing || !j->ix)
+    if (r->active || j->closing || !j->ix || !list_empty(&j->withdrawals))
         return;
     warn(j);
     if (r->failures && io_mono_ns(j->loop) - r->failed_at_ns < pause)
@@ -253,6 +254,143 @@ journal_retain(struct journal *j)
         jindex_convert(j->ix, r->floor.seq, converted, j);
     else
         converted(j, 0);
+}
+
+/* --- nothing is offered any more ----------------------------------------------- */
+
+struct withdrawal {
+    struct list link; /* journal.withdrawals */
+    struct journal *j;
+    uint64_t upto; /* what had been appended */
+    uint64_t to;   /* PROMOTED becomes */
+    void (*done)(void *arg, int res);
+    void *arg;
+};
+
+static void
+withdraw_end(struct withdrawal *w, int res)
+{
+    struct journal *j = w->j;
+
+    list_del(&w->link);
+    j->retain.active = false;
+    w->done(w->arg, res);
+    free(w);
+    journal_withdraw_go(j);
+    journal_recycle(j);
+    journal_commit_kick(j);
+    journal_job_done(j);
+}
+
+static void
+withdraw_logged(void *arg, int res)
+{
+    struct withdrawal *w = arg;
+
+    if (res == 0)
+        jindex_promoted(w->j->ix, w->to);
+    withdraw_end(w, res);
+}
+
+static void
+withdraw_promoted(void *arg, int res, uint64_t bytes)
+{
+    struct withdrawal *w = arg;
+    struct man_rec r = { .type = MAN_PROMOTED, .u.seq = w->to };
+
+    UNUSED(bytes);
+    if (res < 0) {
+        withdraw_end(w, res);
+        return;
+    }
+    journal_log_good(w->j);
+    journal_log(w->j, &r);
+    journal_log_sync(w->j, withdraw_logged, w);
+}
+
+static void
+withdraw_floored(void *arg, int res)
+{
+    struct withdrawal *w = arg;
+
+    if (res < 0 || w->to <= w->j->man.state.promoted)
+        withdraw_end(w, res);
+    else
+        jindex_promote(w->j->ix, w->to, withdraw_promoted, w);
+}
+
+static void
+withdraw_converted(void *arg, int res)
+{
+    struct withdrawal *w = arg;
+    struct journal *j = w->j;
+    struct man_rec r = { .type = MAN_FLOOR };
+    size_t n = points_count(&j->points);
+
+    if (res < 0) {
+        withdraw_end(w, res);
+        return;
+    }
+    r.u.floor = (struct man_floor){
+        .cut_no = n ? points_at(&j->points, n - 1)->cut_no
+                    : j->man.state.floor.cut_no,
+        .seq = MAX(w->to, j->man.state.floor.seq),
+        .none = true,
+    };
+    journal_log(j, &r);
+    points_drop_before(&j->points, r.u.floor.seq + 1);
+    journal_log_sync(j, withdraw_floored, w);
+}
+
+/* The first one goes on when what came before it is durable and no promotion
+ * is under way. */
+void
+journal_withdraw_go(struct journal *j)
+{
+    struct withdrawal *w;
+
+    if (list_empty(&j->withdrawals) || j->retain.active)
+        return;
+    w = list_entry(j->withdrawals.next, struct withdrawal, link);
+    if (j->closing || j->stopped) {
+        j->retain.active = true;
+        withdraw_end(w, j->closing ? -ECANCELED : -EROFS);
+        return;
+    }
+    if (j->d_seq < w->upto)
+        return;
+    j->retain = (struct jretain){ .active = true };
+    w->to = MAX(j->d_seq, j->man.state.promoted);
+    jindex_convert(j->ix, w->to + 1, withdraw_converted, w);
+}
+
+static void
+withdraw_begin(void *arg, int res)
+{
+    struct journal *j = arg;
+
+    UNUSED(res);
+    journal_withdraw_go(j);
+    journal_job_done(j);
+}
+
+void
+journal_withdraw_points(struct journal *j, void (*done)(void *arg, int res),
+                        void *arg)
+{
+    struct withdrawal *w = calloc(1, sizeof *w);
+
+    if (!w) {
+        done(arg, -ENOMEM);
+        return;
+    }
+    w->j = j;
+    w->upto = j->rx_seq;
+    w->done = done;
+    w->arg = arg;
+    j->jobs += 2;
+    list_push_back(&j->withdrawals, &w->link);
+    journal_log_sync(j, withdraw_begin, j); /* never inside the call */
 }
 
 /* --- giving back --------------------------------------------------------------- */
