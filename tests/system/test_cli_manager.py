@@ -170,6 +170,9 @@ def protect(london, paris):
                          lambda: [r for r in s.rows("vpgs") if r["name"] == "ledger" and r["severity"] == "good"])[0]
         assert (row["protected"], row["recovery"], row["interval"], row["target"]) == ("london", "paris", 1, 30), row
     assert london.rows("vpgs")[0]["id"] == paris.rows("vpgs")[0]["id"]
+    # protected volumes are listed with the address under which they are used
+    disks = [r for r in london.rows("volumes") if r["vm"] == "vm-london"]
+    assert disks and all(r["vpg"] == "ledger" and r["uri"].startswith("nbd") and r["size"] for r in disks), disks
 
 
 def use(london, paris):
