@@ -838,6 +838,13 @@ conn_step(struct conn *c)
     return rc;
 }
 
+static bool
+conn_has_frame(const struct conn *c)
+{
+    return c->in_body && c->small_have == c->small_len &&
+           c->mem_have == c->mem_len;
+}
+
 static void
 conn_receive(struct conn *c)
 {
@@ -845,7 +852,9 @@ conn_receive(struct conn *c)
     uint64_t moved = 0;
     int64_t n = 0;
 
-    while (moved < LINK_RX_TURN) {
+    /* A whole frame is handled in the turn that its last byte came in: nothing
+     * would call again for it when no more bytes follow. */
+    while (moved < LINK_RX_TURN || conn_has_frame(c)) {
         n = conn_step(c);
         if (n < 0)
             break;
