@@ -381,9 +381,11 @@ connect_unix(struct io_chan *ch)
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
     int rc;
 
-    memcpy(sa.sun_path, ch->target.host,
-           strnlen(ch->target.host, sizeof sa.sun_path - 1));
-    rc = connect_to(ch, (struct sockaddr *)&sa, sizeof sa);
+    rc = -ENAMETOOLONG; /* cut off, it would be another socket */
+    if (strlen(ch->target.host) < sizeof sa.sun_path) {
+        memcpy(sa.sun_path, ch->target.host, strlen(ch->target.host));
+        rc = connect_to(ch, (struct sockaddr *)&sa, sizeof sa);
+    }
     if (rc == -EAGAIN)
         io_timer_set(&ch->retry, UNIX_RETRY_NS);
     else if (rc < 0)

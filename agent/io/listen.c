@@ -222,8 +222,11 @@ bind_unix(struct io_listener *l, const struct io_listen_config *cfg,
     struct stat st;
     int rc;
 
-    memcpy(sa.sun_path, cfg->addr.host,
-           strnlen(cfg->addr.host, sizeof sa.sun_path - 1));
+    /* Cut off, it would be another socket. */
+    if (strlen(cfg->addr.host) >= sizeof sa.sun_path)
+        return bind_err(&cfg->addr, -ENAMETOOLONG,
+                        "a socket's path has at most 107 bytes", err);
+    memcpy(sa.sun_path, cfg->addr.host, strlen(cfg->addr.host));
     rc = unix_clear(cfg, &sa, err);
     if (rc < 0)
         return rc;

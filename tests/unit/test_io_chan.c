@@ -783,6 +783,16 @@ test_unix_socket_file(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0660);
     io_listener_close(m);
+    /* A path that would be cut off is refused: it would name another socket. */
+    memset(a.host, 'x', sizeof sa.sun_path);
+    a.host[0] = '/';
+    a.host[sizeof sa.sun_path] = '\0';
+    cfg.addr = a;
+    assert_int_equal(io_listen(loop, &cfg, end_accept, &s, &m, &e),
+                     -ENAMETOOLONG);
+    assert_string_equal(err_code_text(e.code), "IO-0010");
+    assert_non_null(strstr(e.msg, "107"));
+    assert_int_equal(io_addr_parse(text, &cfg.addr, &e), 0);
     /* Somebody's file is not ours to remove. */
     fp = fopen(path, "we");
     assert_non_null(fp);
