@@ -448,6 +448,29 @@ views_get(struct http_req *rq, void *ctx)
     }
 }
 
+/* Is it a failover test's?  Two witnesses: our own record of the test, and the
+ * replicator, which keeps each view's mode. */
+static bool
+view_is_test(struct manager *m, const struct vpg *v, const struct uuid *id)
+{
+    const struct replicator *r = any_replicator(m, &v->target);
+    const cJSON *view;
+
+    if (v->test.running && uuid_equal(id, &v->test.view))
+        return true;
+    cJSON_ArrayForEach (view,
+                        json_get(r ? replicator_target(r, v) : NULL, "Views")) {
+        const char *mode = "";
+        struct uuid have;
+
+        if (json_uuid(view, "ViewIdentifier", JSON_REQUIRED, &have, NULL) == 1 &&
+            json_str(view, "Mode", JSON_REQUIRED, &mode, NULL) == 1 &&
+            uuid_equal(&have, id) && strcmp(mode, "Test") == 0)
+            return true;
+    }
+    return false;
+}
+
 static void
 view_delete(struct http_req *rq, void *ctx)
 {
@@ -460,10 +483,10 @@ view_delete(struct http_req *rq, void *ctx)
     if (!v || api_uuid(rq, "view", &id) < 0 ||
         api_forwarded(rq, m, v, SIDE_RECOVERY))
         return;
-    if (v->test.running && uuid_equal(&id, &v->test.view)) {
-        http_reply_fail(
-            rq, 400, ERR_MGR_0011,
-            "this view is the failover test's: end it with FailoverTestStop");
+    if (view_is_test(m, v, &id)) {
+        http_reply_fail(rq, 400, ERR_MGR_0011,
+                        "this view is the failover test's: stop the test "
+                        "(holdfast stop, FailoverTestStop) to end it");
         return;
     }
     uuid_format(&id, text_id);

@@ -283,8 +283,10 @@ delete_failed(struct op *op)
 
 static const struct op_step delete_steps[] = {
     { "Mark", mark_deleting },
-    { "ProtectedSite", remove_protected },
+    /* First the side that may refuse (open views): a refused deletion must leave
+     * the protection as it is. */
     { "RecoverySite", remove_recovery },
+    { "ProtectedSite", remove_protected },
     { "Forget", forget },
     { NULL, NULL },
 };
