@@ -110,6 +110,13 @@ class Sites:
         with open(site.log, encoding="utf-8", errors="replace") as f:
             return [(moment(line.split()[0]), line) for line in f if re.search(pattern, line)]
 
+    def last_log(self, pattern):
+        """When London last logged it."""
+        lines = self.log_lines(self.lab.london, pattern)
+        if not lines:
+            raise BenchError("nothing in the log of london matches: " + pattern)
+        return lines[-1][0]
+
     def compare(self, vm):
         """The newest checkpoint against the volume, which must be idle; seconds the view took to open."""
         api = self.lab.paris.api
@@ -429,8 +436,8 @@ def run_sync(scratch, report):
                 copy.append(nbdcopy_once(scratch, where, sites.paths[vm]))
                 sites.protect(vm)
                 sites.wait_synced(vm)
-                begin = sites.log_lines(sites.lab.london, "initial sync of")[-1][0]
-                end = sites.log_lines(sites.lab.london, "sync complete")[-1][0]
+                begin = sites.last_log(r"sync of \d+ bytes begins")
+                end = sites.last_log("sync complete")
                 ours.append(end - begin)
                 offered.append(sites.newest(vm)[1] - begin)
                 sites.compare(vm)
