@@ -1,0 +1,367 @@
+#!/usr/bin/python3
+# limit: 175
+"""A journal that is truncated, flipped or full, and disks that are: a clear error
+with a code, everything else untouched, nothing offered that is not true, and on
+again by itself when the reason is gone.  Codes that must be told: JNL-0003,
+JNL-0004, JNL-0005, JNL-0009, JNL-0010, JNL-0054, JNL-0057, JNL-0061."""
+import glob
+import http.client
+import json
+import os
+import ssl
+import sys
+import threading
+
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
+import hfmount  # noqa: E402
+import hflab  # noqa: E402
+import nbd  # noqa: E402
+from labtest import (MIB, Failed, View, check, lab, log_end, logged, main, noise, numbers, points,  # noqa: E402
+                     read_range, run, same, say, tag, vpg, wait_until, write_pattern)
+
+SIZE = 64 * MIB
+
+
+def control(site, method, path, body=None):
+    """A call of the site's manager to its replicator."""
+    d = os.path.join(site.state, "manager")
+    ctx = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ctx.check_hostname = False
+    ctx.load_verify_locations(os.path.join(d, "root.pem"))
+    ctx.load_cert_chain(os.path.join(d, "chain.pem"), os.path.join(d, "key.pem"))
+    c = http.client.HTTPSConnection("127.0.0.1", site.control_port, context=ctx, timeout=60)
+    try:
+        c.request(method, "/control/v1/" + path, json.dumps(body) if body is not None else None,
+                  {"Content-Type": "application/json"})
+        r = c.getresponse()
+        text = r.read().decode()
+        return r.status, json.loads(text) if text else None
+    finally:
+        c.close()
+
+
+def scrub(it):
+    return wait_until("the scrub", lambda: (r := control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id))[0]
+                      == 200 and r[1])
+
+
+def store(it):
+    return os.path.join(it.paris.store, it.vpg_id)
+
+
+def tag_or_none(it):
+    try:
+        return tag(it, "again %d" % log_end(it.london), 30)
+    except (hflab.ApiError, hflab.LabError):
+        return None
+
+
+def alike(it, what):
+    point = wait_until("a checkpoint " + what, lambda: tag_or_none(it), 90, 0.2)
+    with View(it, point) as v:
+        for name, uri in v.uri.items():
+            check("%s: volume %s of the newest point is the source" % (what, name), same(uri, it.nbd_uri(name)))
+    return point
+
+
+# --- damage ------------------------------------------------------------------------------------------
+
+
+class Damaged:
+    """paris stopped, one of its files changed, paris started; at the end the file as it was."""
+
+    def __init__(self, it, path, change):
+        self.it, self.path = it, path
+        it.paris.stop()
+        with open(path, "rb") as f:
+            self.good = f.read()
+        change(path)
+        self.since = log_end(it.paris)
+        it.paris.start()
+        it.paris.wait_api()
+
+    def __enter__(self):
+        return self
+
+    def told(self, code):
+        line = wait_until("%s in the log of paris" % code,
+                          lambda: logged(self.it.paris, code, self.since), 20)[0]
+        check("%s is told, with the way out" % code, "next:" in line, line[25:])
+        return line
+
+    def __exit__(self, *_):
+        self.it.paris.stop()
+        with open(self.path, "wb") as f:
+            f.write(self.good)
+        self.it.paris.start()
+        self.it.paris.wait_api()
+
+
+def flip(at):
+    def change(path):
+        with open(path, "r+b") as f:
+            f.seek(at if at >= 0 else os.path.getsize(path) + at)
+            byte = f.read(1)[0]
+            f.seek(-1, 1)
+            f.write(bytes([byte ^ 0x10]))
+    return change
+
+
+def cut_to(length):
+    return lambda path: os.truncate(path, length)
+
+
+def error_of(it):
+    e = vpg(it.paris, it)["Error"]
+    return e if e and e["Code"].startswith("JNL") and e["NextStep"] else None
+
+
+def others_go_on(it, other):
+    mine = it.vpg_id
+    it.vpg_id = other
+    try:
+        check("the other VPG goes on", wait_until("its point", lambda: tag_or_none(it), 60))
+    finally:
+        it.vpg_id = mine
+
+
+def refused_journal(it, other, what, path, change, codes):
+    """The journal does not open: said by name, nothing cut off, and all is there when it is mended."""
+    kept = numbers(it)
+    with Damaged(it, path, change) as d:
+        e = wait_until("the VPG to say what is wrong", lambda: error_of(it), 30)
+        check("%s: %s, named, with the way out" % (what, e["Code"]), e["Code"] in codes
+              and (os.path.basename(path).split(".")[0] in e["Message"] or it.vpg_id in e["Message"]), e)
+        check("%s: the status shows it" % what, vpg(it.paris, it)["Status"] == 2)
+        d.told(e["Code"])
+        write_pattern(it.nbd_uri("files"), 0, noise("meanwhile " + what, 65536))
+        others_go_on(it, other)
+    alike(it, "after " + what)
+    check("%s: mended, every point is back" % what, set(kept) <= set(numbers(it)))
+
+
+def sealed(it):
+    """Segments but the last, which is being written."""
+    return sorted(glob.glob(os.path.join(store(it), "seg.*")))[:-1]
+
+
+def damage():
+    def before(it):
+        path = os.path.join(it.base, "disks", "other.img")
+        it.london.vms.append({"name": "other", "volumes": [{"name": "o", "path": path}]})
+
+    def prepare(it):
+        hflab.make_image(os.path.join(it.base, "disks", "other.img"), 16 * MIB)
+    with lab(before=before, prepare=prepare, volumes=(("files", SIZE),)) as it:
+        mine = it.vpg_id
+        other = it.protect(name="other", vms=["other"])
+        it.wait_synced()
+        it.vpg_id = mine
+        for n in range(4):
+            write_pattern(it.nbd_uri("files"), 12 * MIB * n, noise("damage %d" % n, 12 * MIB))
+            tag(it, "part %d" % n)
+        wait_until("runs to be written", lambda: glob.glob(os.path.join(store(it), "run*")), 20)
+        say("%s" % sorted(os.listdir(store(it))))
+        clean = scrub(it)
+        check("the scrub of a sound journal finds nothing", clean["Bad"] == 0 and clean["Batches"] > 0
+              and clean["Runs"] > 0, clean)
+        damaged_data(it, other)
+        damaged_run(it)
+        manifest = os.path.join(store(it), "manifest")
+        refused_journal(it, other, "a flipped manifest", manifest, flip(200), ("JNL-0004",))
+        refused_journal(it, other, "a cut manifest", manifest, cut_to(100), ("JNL-0004", "JNL-0005"))
+        cut_segment(it)
+        refused_journal(it, other, "a short replica", os.path.join(store(it), "replica.000"),
+                        cut_to(SIZE // 2), ("JNL-0057",))
+        lost_tail(it)
+
+
+def damaged_data(it, other):
+    """One bit of one segment: found by the scrub and by whoever reads it; the rest is served."""
+    segment = sealed(it)[0]
+    with Damaged(it, segment, flip(MIB)) as d:
+        wait_until("the journal to be open", lambda: not vpg(it.paris, it)["Error"] and points(it), 30)
+        found = scrub(it)
+        check("a flipped byte of a segment: the scrub finds it and names the file", found["Bad"] >= 1
+              and os.path.basename(segment) in found["FirstBad"], found)
+        d.told("JNL-0061")
+        with View(it, points(it)[-1]) as v:
+            bad = 0
+            for n in range(48):
+                try:
+                    got = read_range(v.uri["files"], n * MIB, MIB)
+                    if got != read_range(it.nbd_uri("files"), n * MIB, MIB):
+                        raise Failed("a view gave wrong data at %d MiB instead of an error" % n)
+                except nbd.Error as e:
+                    check("reading it is an error", e.errno == "EIO", e)
+                    bad += 1
+            check("only the damaged place is lost", 1 <= bad <= 2, bad)
+        others_go_on(it, other)
+    alike(it, "after the flipped segment")
+
+
+def cut_segment(it):
+    """A sealed segment is not read at the start; the scrub finds that it is short."""
+    segment = sealed(it)[0]
+    with Damaged(it, segment, cut_to(MIB)) as d:
+        wait_until("the journal to be open", lambda: control(
+            it.paris, "POST", "targets/%s/scrub" % it.vpg_id)[0] == 200, 30)
+        found = scrub(it)
+        check("a cut segment: the scrub finds it and names the file", found["Bad"] >= 1
+              and os.path.basename(segment) in found["FirstBad"], found)
+        d.told("JNL-0061")
+    alike(it, "after the cut segment")
+
+
+def damaged_run(it):
+    run_file = sorted(glob.glob(os.path.join(store(it), "run*")))[0]
+    kept = numbers(it)
+    with Damaged(it, run_file, flip(4096 + 33)) as d:
+        def told():
+            status, found = control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id)
+            if status == 200:
+                return found["Bad"] and found["FirstBad"]
+            return (error_of(it) or {}).get("Code")
+        what = wait_until("the flipped run to be found", told, 20)
+        check("a flipped run is found", "run" in what or "JNL-0051" in what, what)
+        d.told("JNL-0061" if "JNL" not in what else "JNL-0051")
+        check("points are kept", numbers(it)[:len(kept)] == kept)
+    alike(it, "after the flipped run")
+
+
+def lost_tail(it):
+    """Acknowledged batches are gone from the end of the journal."""
+    write_pattern(it.nbd_uri("files"), 0, noise("tail", 2 * MIB))
+    tag(it, "tail")
+    last = sorted(glob.glob(os.path.join(store(it), "seg.*")))[-1]
+    it.paris.stop()
+    since, london, size = log_end(it.paris), log_end(it.london), os.path.getsize(last)
+    # Zeros from the first batch on: as if the disk had lost its last writes.
+    with open(last, "r+b") as f:
+        f.seek(4096)
+        f.write(bytes(size - 4096))
+    it.paris.start()
+    it.paris.wait_api()
+    line = wait_until("the lost batches to be missed", lambda: logged(it.paris, "JNL-0003", since), 30)[0]
+    check("lost batches are told, with the way out", "next:" in line, line[25:])
+    wait_until("the sync that follows", lambda: logged(it.london, "sync complete", london), 60)
+    alike(it, "after lost batches")
+    check("the damaged segment was not cut", os.path.getsize(last) == size)
+
+
+# --- full --------------------------------------------------------------------------------------------
+
+
+def tmpfs(it, path, size):
+    os.makedirs(path, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", "size=%d" % size, "holdfast-test", path)
+
+
+class Pourer(threading.Thread):
+    def __init__(self, uri, total):
+        super().__init__(daemon=True)
+        self.uri, self.total = uri, total
+        self.done, self.error = 0, None
+
+    def run(self):
+        try:
+            h = nbd.NBD()
+            h.connect_uri(self.uri)
+            while self.done < self.total:
+                h.pwrite(noise(self.done, MIB), self.done % SIZE)
+                self.done += MIB
+            h.flush()
+            h.shutdown()
+        except nbd.Error as e:
+            self.error = e
+
+
+def full_store():
+    """The recovery site's disk is full: production goes on, points stay, and it goes on by itself."""
+    def before(it):
+        it.paris.store = os.path.join(it.base, "store")
+        tmpfs(it, it.paris.store, 72 * MIB)
+    with lab(before=before, volumes=(("files", SIZE),), ring_size="16MiB") as it:
+        write_pattern(it.nbd_uri("files"), 0, noise("first", MIB))
+        tag(it, "first")
+        since = log_end(it.paris)
+        p = Pourer(it.nbd_uri("files"), 128 * MIB)
+        p.start()
+        p.join(60)
+        check("the writer is not held up by the full store", p.done == p.total and not p.error, (p.done, p.error))
+        line = wait_until("JNL-0009", lambda: logged(it.paris, "JNL-0009", since), 30)[0]
+        check("the full store is told, with the way out", "next:" in line, line[25:])
+        alerts = wait_until("an alert or error of it", lambda: [
+            e for e in [vpg(it.paris, it)["Error"]] + it.paris.api.get("/v1/alerts")
+            if e and "JNL-0009" in json.dumps(e)], 30)
+        check("and shown", alerts, alerts[:1])
+        left = numbers(it)
+        check("there is still a point to go back to", left, left)
+        try:
+            View(it, left[-1]).close()
+        except hflab.LabError as e:
+            check("no view without space for its scratch: said so", "No space" in str(e) and "JNL-0054" in str(e), e)
+        run("mount", "-o", "remount,size=%d" % (640 * MIB), it.paris.store)
+        alike(it, "after space was made")
+
+
+def full_source():
+    """The protected disk's own file system is full: the client is told, both sides stay alike."""
+    def prepare(it):
+        disks = os.path.join(it.base, "disks")
+        for v in it.volumes:
+            os.unlink(v["path"])
+        tmpfs(it, disks, 24 * MIB)
+        for v in it.volumes:
+            hflab.make_image(v["path"], v["size"])
+    with lab(prepare=prepare, volumes=(("files", SIZE),)) as it:
+        write_pattern(it.nbd_uri("files"), 0, noise("fits", 8 * MIB))
+        kept = tag(it, "fits")
+        p = Pourer(it.nbd_uri("files"), SIZE)
+        p.start()
+        p.join(30)
+        check("a write without space is an error of space", p.error is not None
+              and p.error.errno == "ENOSPC", p.error or p.done)
+        check("reads go on", len(read_range(it.nbd_uri("files"), 0, MIB)) == MIB)
+        run("mount", "-o", "remount,size=%d" % (128 * MIB), os.path.join(it.base, "disks"))
+        write_pattern(it.nbd_uri("files"), 40 * MIB, noise("space again", MIB))
+        alike(it, "after the full disk")
+        with View(it, kept) as v:
+            check("the earlier point is as it was", read_range(v.uri["files"], 0, 8 * MIB) == noise("fits", 8 * MIB))
+
+
+def journal_limit():
+    """The journal's hard limit cuts history short, and no open view keeps it above.  Between two points
+    less than the limit is written: history can only be cut at a point."""
+    def limits(settings):
+        settings["Journal"]["Limitation"] = {"HardLimitInMB": 64, "WarningThresholdInMB": 48}
+    with lab(protect=False, volumes=(("files", SIZE),)) as it:
+        it.pair()
+        it.protect(change=limits)
+        it.wait_synced()
+        write_pattern(it.nbd_uri("files"), 0, noise("pinned", 4 * MIB))
+        pinned = tag(it, "pinned")
+        view = View(it, pinned)
+        since = log_end(it.paris)
+        for n in range(16):
+            write_pattern(it.nbd_uri("files"), n % 6 * 10 * MIB, noise("limit %d" % n, 10 * MIB))
+            tag(it, "limit %d" % n)
+        line = wait_until("JNL-0010", lambda: logged(it.paris, "JNL-0010", since), 40)[0]
+        check("history cut short is told, with the way out", "next:" in line, line[25:])
+        wait_until("old points to go", lambda: int(pinned["CheckpointIdentifier"]) not in numbers(it), 30)
+        used = wait_until("the journal to be within its limit",
+                          lambda: (u := vpg(it.paris, it)["JournalUsedInBytes"]) <= 66 * MIB and u, 30)
+        check("the journal is within its limit although a view is open", True, "%d MiB" % (used // MIB))
+        row = [v for v in it.paris.api.get("/v1/vpgs/%s/views" % it.vpg_id) if v["ViewIdentifier"] == view.id][0]
+        check("the view was kept", row["Broken"] is None, row["Broken"])
+        check("and still shows its moment", read_range(view.uri["files"], 0, 4 * MIB) == noise("pinned", 4 * MIB)
+              and read_range(view.uri["files"], 20 * MIB, MIB) == bytes(MIB))
+        view.close()
+        alike(it, "at the limit")
+
+
+if hfmount.missing() and os.geteuid() != 0:
+    print(hfmount.missing())
+    sys.exit(77)
+main(damage, full_store, full_source, journal_limit)
