@@ -201,7 +201,8 @@ struct source {
     struct lane_super super;
     char super_path[REP_PATH_MAX + 128];
     struct io_work job;
-    int job_res;
+    int job_res; /* the worker's, as is job_err; err is the loop's */
+    struct err job_err;
     struct err err;
     void (*then)(struct source *s); /* after a stop */
     struct ctl_call *call;          /* answered by then() */
@@ -277,7 +278,8 @@ struct target {
     unsigned n_alerts;
     struct io_timer retry;
     struct io_work job;
-    int job_res;
+    int job_res; /* the worker's, as is job_err; err is the loop's */
+    struct err job_err;
     struct ctl_call *call;
     void (*then)(struct target *t);
 };

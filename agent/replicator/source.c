@@ -277,6 +277,7 @@ source_super_stored(struct io_work *w)
     };
     int rc = s->job_res;
 
+    s->err = s->job_err;
     if (rc == 0)
         rc = capture_new(&cc, &s->capture, &s->err);
     if (rc == 0)
@@ -334,12 +335,12 @@ source_super_run(struct io_work *w)
     struct incarnation_id fresh = su->incarnation;
     int rc;
 
-    s->err = (struct err)ERR_INIT;
-    rc = lane_super_load(s->rep->loop, s->super_path, &old, &s->err);
+    s->job_err = (struct err)ERR_INIT;
+    rc = lane_super_load(s->rep->loop, s->super_path, &old, &s->job_err);
     if (rc == -ENOENT) {
         rc = 0;
         old = (struct lane_super){ .vpg = s->vpg, .lane = 1 };
-        s->err = (struct err)ERR_INIT;
+        s->job_err = (struct err)ERR_INIT;
     }
     if (rc < 0) {
         s->job_res = rc;
@@ -365,7 +366,7 @@ source_super_run(struct io_work *w)
             .vol = s->volumes[i].vol,
             .size = s->volumes[i].volume->dev->info.size,
         };
-    s->job_res = lane_super_store(s->rep->loop, s->super_path, su, &s->err);
+    s->job_res = lane_super_store(s->rep->loop, s->super_path, su, &s->job_err);
 }
 
 static void

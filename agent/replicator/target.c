@@ -671,9 +671,9 @@ target_destroy_run(struct io_work *w)
 
     target_file(t, file, sizeof file);
     snprintf(path, sizeof path, "%s/%s", t->rep->cfg.state_dir, file);
-    t->err = (struct err)ERR_INIT;
+    t->job_err = (struct err)ERR_INIT;
     t->job_res =
-        journal_destroy(t->rep->loop, t->dir, t->keep_replicas, &t->err);
+        journal_destroy(t->rep->loop, t->dir, t->keep_replicas, &t->job_err);
     if (t->job_res == 0)
         t->job_res = io_unlink(t->rep->loop, path);
 }
@@ -687,6 +687,7 @@ target_destroyed(struct io_work *w)
     t->call = NULL;
     if (t->job_res < 0) {
         t->deleting = false;
+        t->err = t->job_err;
         if (t->err.num == 0)
             err_set(&t->err, -EIO, ERR_REP_0007, "deleting %s: %s", t->dir,
                     err_errno(t->job_res));
