@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# limit: 175
+# limit: 400
 """A journal that is truncated, flipped or full, and disks that are: a clear error
 with a code, everything else untouched, nothing offered that is not true, and on
 again by itself when the reason is gone.  Codes that must be told: JNL-0003,
