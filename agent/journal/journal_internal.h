@@ -206,8 +206,6 @@ void journal_log_good(struct journal *j);
 
 /* commit.c */
 void journal_commit_kick(struct journal *j);
-void journal_care_kick(struct journal *j);
-void journal_seal_later(struct journal *j, struct jsegment *s);
 void journal_credit_changed(struct journal *j);
 bool journal_commit_idle(const struct journal *j);
 /* Close a segment that has been open for long, so that what is in it can age
@@ -219,6 +217,10 @@ void journal_turns_leave(struct journal *j);
  * too, there without the loop. */
 int journal_note_batch(struct journal *j, const struct batch_view *v,
                        const uint8_t digest[16], struct err *err);
+
+/* care.c */
+void journal_care_kick(struct journal *j);
+void journal_seal_later(struct journal *j, struct jsegment *s);
 
 /* recover.c, on a worker. */
 int journal_recover(struct journal *j, struct err *err);
