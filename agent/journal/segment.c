@@ -136,11 +136,12 @@ tables_alloc(uint32_t batches, uint32_t entries, uint32_t chunks, uint32_t cuts)
     t->cap_entries = entries;
     t->cap_chunks = chunks;
     t->cap_cuts = cuts;
-    /* Large and untouched until used: the pages of an idle lane cost nothing. */
-    t->batches = calloc(MAX(batches, 1U), sizeof *t->batches);
-    t->entries = calloc(MAX(entries, 1U), BATCH_ENTRY_SIZE);
-    t->chunks = calloc(MAX(chunks, 1U), BATCH_CHUNK_SIZE);
-    t->cuts = calloc(MAX(cuts, 1U), sizeof *t->cuts);
+    /* Large and untouched until used: the pages of an idle lane cost nothing.
+     * Not from the heap, which clears what it gives out a second time. */
+    t->batches = io_mem_alloc(MAX(batches, 1U) * sizeof *t->batches);
+    t->entries = io_mem_alloc((size_t)MAX(entries, 1U) * BATCH_ENTRY_SIZE);
+    t->chunks = io_mem_alloc((size_t)MAX(chunks, 1U) * BATCH_CHUNK_SIZE);
+    t->cuts = io_mem_alloc(MAX(cuts, 1U) * sizeof *t->cuts);
     if (!t->batches || !t->entries || !t->chunks || !t->cuts) {
         seg_tables_free(t);
         return NULL;
@@ -160,10 +161,16 @@ seg_tables_free(struct seg_tables *t)
 {
     if (!t)
         return;
-    free(t->batches);
-    free(t->entries);
-    free(t->chunks);
-    free(t->cuts);
+    if (t->batches)
+        io_mem_free(t->batches, MAX(t->cap_batches, 1U) * sizeof *t->batches);
+    if (t->entries)
+        io_mem_free(t->entries,
+                    (size_t)MAX(t->cap_entries, 1U) * BATCH_ENTRY_SIZE);
+    if (t->chunks)
+        io_mem_free(t->chunks,
+                    (size_t)MAX(t->cap_chunks, 1U) * BATCH_CHUNK_SIZE);
+    if (t->cuts)
+        io_mem_free(t->cuts, MAX(t->cap_cuts, 1U) * sizeof *t->cuts);
     free(t);
 }
 
