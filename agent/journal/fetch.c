@@ -220,7 +220,7 @@ need_scratch(struct fetch *f, struct err *err)
 static int
 add_whole(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
 {
-    uint32_t off = r->chunk_off512 * 512, want = r->len512 * 512, len;
+    uint32_t off = r->chunk_off512 * 512, want = r->len512 * 512, len = 0;
     int rc = need_scratch(f, err);
 
     if (rc == 0)
