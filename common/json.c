@@ -165,8 +165,10 @@ scan_number(struct scan *s)
     copy[s->at - start] = '\0';
     if (exact && text_parse_u64(copy + (copy[0] == '-'), 0, JSON_INT_MAX, &v) < 0)
         return bad(s, "integer beyond 2^53 - 1; send it as a string");
-    if (!exact && !isfinite(strtod(copy, NULL)))
-        return bad(s, "number is too large");
+    /* Beyond it a double has no fraction left and prints as an integer that we
+     * would refuse ourselves. */
+    if (!exact && !(fabs(strtod(copy, NULL)) <= (double)JSON_INT_MAX))
+        return bad(s, "number beyond 2^53 - 1; send it as a string");
     return 0;
 }
 

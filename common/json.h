@@ -4,8 +4,8 @@
  * The reader takes RFC 8259 and nothing else: UTF-8 without NUL (also not as
  * \u0000), paired surrogates, no name twice in an object (upper and lower case
  * being the same), a bounded size and depth, integers only within +-(2^53 - 1),
- * which a double holds exactly (larger ones travel as strings), fractions only
- * when finite.  Any thread. */
+ * which a double holds exactly (larger ones travel as strings), fractions within
+ * the same bounds.  Any thread. */
 #ifndef HOLDFAST_COMMON_JSON_H
 #define HOLDFAST_COMMON_JSON_H
 

@@ -1,6 +1,7 @@
 /* room: common
  * The HTTPS client against a small server in a thread of this program. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -582,5 +583,6 @@ main(void)
         cmocka_unit_test(bad_addresses),
     };
 
+    (void)signal(SIGPIPE, SIG_IGN); /* as every program of ours does */
     return cmocka_run_group_tests_name("httpc", tests, setup, teardown);
 }
