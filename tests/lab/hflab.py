@@ -468,10 +468,16 @@ class Lab:
     def nbd_uri(self, volume):
         """Of a protected volume, by its short or full name."""
         full = volume if "/" in volume else "%s/%s" % (self.vm, volume)
-        for v in self.volume_list():
+        for v in self.served_volumes():
             if v["volume"] == full:
                 return v["nbd_uri"]
         raise LabError("no volume " + full)
+
+    def served_volumes(self):
+        """The protected volumes, once the manager has heard where each is
+        served: right after a restart of the replicator it has not."""
+        return wait_until("the addresses of all volumes", lambda: (
+            lambda found: found if all(v["nbd_uri"] for v in found) else None)(self.volume_list()))
 
     def nbd_uri_of_inventory(self, volume):
         """Of a volume that is not protected (yet)."""
@@ -511,7 +517,7 @@ class Lab:
                 "processes": [{"role": r, "pid_file": s.pid_file(r)}
                               for r in ("supervisor", "manager", "replicator")],
             } for s in self.sites],
-            "volumes": self.volume_list(),
+            "volumes": self.served_volumes(),
         }
 
     def down(self):
