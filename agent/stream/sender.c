@@ -82,6 +82,7 @@ struct sender {
     struct io_work store;
     struct lane_super stored; /* what the job writes */
     bool storing, store_again;
+    bool cut_owed;     /* one was due when no number was reserved */
     uint64_t reserved; /* cut numbers below are ours to use */
     int store_res;
     /* compression */
@@ -156,6 +157,8 @@ store_done(struct io_work *w)
     }
     if (s->store_again)
         store_super(s);
+    if (s->cut_owed && s->store_res == 0)
+        sender_auto_cut(s);
 }
 
 static void
@@ -280,11 +283,11 @@ sender_closed(struct sender *s, const struct err *err, uint64_t retry_ms)
 
 /* The lane as it is cannot go on: a new incarnation is needed. */
 static void
-sender_start_anew(struct sender *s, const struct err *err)
+sender_start_anew(struct sender *s, enum log_level level, const struct err *err)
 {
     sender_close_lane(s);
     io_timer_stop(&s->open_retry);
-    log_err(LOG_ERROR, ROOM, s->ids, "lane starts anew", err);
+    log_err(level, ROOM, s->ids, "lane starts anew", err);
     s->err = *err;
     io_timer_set(&s->restart, 0);
 }
@@ -378,7 +381,7 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
                 "acknowledged (%llu): it has lost data; the lane starts anew",
                 (unsigned long long)m->durable_batch,
                 (unsigned long long)s->durable_told);
-        sender_start_anew(s, &err);
+        sender_start_anew(s, LOG_ERROR, &err);
         return;
     }
     if (rc < 0) {
@@ -387,6 +390,16 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
                 (unsigned long long)m->durable_batch, err_errno(rc));
         s->refused = true;
         sender_closed(s, &err, OPEN_RETRY_MS);
+        return;
+    }
+    if (m->verdict == VERDICT_FULL && s->newest_cut != 0) {
+        /* Straight writes lie below all of the lane, so also below the
+         * checkpoints that wait in it: these would show what is newer. */
+        err_set(&err, -ESTALE, ERR_STR_0020,
+                "the target asks for everything again, but checkpoint %llu is "
+                "on its way already: the lane starts anew without it",
+                (unsigned long long)s->newest_cut);
+        sender_start_anew(s, LOG_WARN, &err);
         return;
     }
     s->durable_told = MAX(s->durable_told, m->durable_batch);
@@ -785,10 +798,15 @@ sender_cut(struct sender *s, enum cut_kind kind, uint8_t consistency,
     return 0;
 }
 
+/* Made now, or as soon as its number is reserved: the one that ends a sync must
+ * not wait for another interval. */
 static void
 sender_auto_cut(struct sender *s)
 {
-    (void)sender_cut(s, CUT_AUTO, 0, NULL, NULL, NULL, NULL);
+    struct err err = ERR_INIT;
+
+    s->cut_owed = sender_cut(s, CUT_AUTO, 0, NULL, NULL, NULL, &err) < 0 &&
+                  err.code == ERR_STR_0017;
 }
 
 static void

@@ -327,7 +327,10 @@ wake(void *arg)
 static void
 restart(void *arg)
 {
-    ((struct lab *)arg)->restarts++;
+    struct lab *l = arg;
+
+    l->restarts++;
+    l->restart_due = true;
 }
 
 static void
@@ -661,8 +664,16 @@ lab_turn(struct lab *l)
     struct list *at;
 
     assert_int_equal(io_loop_turn(l->a->loop, 5 * NSEC_PER_MSEC), 0);
-    list_for_each (at, &all_labs)
-        see_cuts(list_entry(at, struct lab, link));
+    list_for_each (at, &all_labs) {
+        struct lab *o = list_entry(at, struct lab, link);
+
+        see_cuts(o);
+        if (!o->restart_due || !o->obeys_restarts)
+            continue;
+        o->restart_due = false;
+        lab_source_stop(o);
+        lab_source_start(o);
+    }
 }
 
 void
