@@ -150,12 +150,7 @@ spawn() {
 
 # free_ports N: as many TCP ports on 127.0.0.1 that nobody has now, all different, on one line.
 free_ports() {
-    /usr/bin/python3 -c '
-import socket, sys
-held = [socket.socket() for _ in range(int(sys.argv[1]))]
-for s in held:
-    s.bind(("127.0.0.1", 0))
-print(*[s.getsockname()[1] for s in held])' "$1"
+    /usr/bin/python3 "$TOP/tests/lab/ports.py" "$1"
 }
 
 free_port() {

@@ -18,6 +18,9 @@ import tempfile
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
+from ports import free_port  # noqa: E402,F401 (bench_lab)
+
 BUILD = os.path.abspath(os.environ.get("BUILD") or os.path.join(TOP, "build"))
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 MIB = 1 << 20
@@ -100,12 +103,6 @@ def socket_answers(path):
         return True
     except OSError:
         return False
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def run(argv, seconds=120):

@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
 import urllib.parse
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from ports import free_ports  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -47,19 +49,6 @@ def report_prefix(env):
 
 class LabError(Exception):
     """Something of the lab did not come about; the text says what and why."""
-
-
-def free_ports(n):
-    """n different free TCP ports of 127.0.0.1."""
-    socks = []
-    for _ in range(n):
-        s = socket.socket()
-        s.bind(("127.0.0.1", 0))
-        socks.append(s)
-    ports = [s.getsockname()[1] for s in socks]
-    for s in socks:
-        s.close()
-    return ports
 
 
 def wait_until(what, test, seconds=30.0, pause=0.05):

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,17 +17,10 @@ import time
 TOP = os.environ.get("TOP") or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("BUILD") or os.path.join(TOP, "build")
 HOLDFAST, HOLDFASTD = os.path.join(BUILD, "holdfast"), os.path.join(BUILD, "holdfastd")
+sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
+from ports import free_ports  # noqa: E402
+
 MIB = 1024 * 1024
-
-
-def free_ports(n):
-    held = [socket.socket() for _ in range(n)]
-    for s in held:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 def fail(text):

@@ -29,17 +29,14 @@ requests.packages.urllib3.disable_warnings()
 TOP = os.environ.get("TOP") or os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 BUILD = os.environ.get("BUILD") or os.path.join(TOP, "build")
 HOLDFASTD = os.path.join(BUILD, "holdfastd")
+sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
+from ports import free_port  # noqa: E402
+
 NIL = "00000000-0000-0000-0000-000000000000"
 
 if not os.path.exists(HOLDFASTD):
     print("build/holdfastd is not built")
     sys.exit(77)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wait_until(what, fn, seconds=30):
