@@ -322,8 +322,10 @@ capture_begin_write(struct capture *c, struct slot *s)
 
     if (bytes > 0)
         n = (bytes + BATCH_WRITE_MAX - 1) / BATCH_WRITE_MAX;
-    s->capture = c;
     s->entries_n = 0;
+    if (c->state == CAPTURE_EXACT && s->off >= c->resync_at[s->vol])
+        return; /* also when it fails: the read will tell what is there */
+    s->capture = c;
     list_push_back(&c->slots, &s->capture_link);
     if (c->state == CAPTURE_EXACT && !capture_room(c, n, bytes))
         capture_collapse(c);
@@ -435,6 +437,27 @@ control_room(struct capture *c, uint64_t n, uint64_t bytes)
     return false;
 }
 
+bool
+capture_crowded(const struct capture *c)
+{
+    uint64_t held = (uint64_t)c->lane.used * RING_BLOCK_SIZE;
+
+    return held > c->resync_bytes + ringpool_size(c->pool) / 4;
+}
+
+static void
+keep_everything(struct capture *c)
+{
+    for (unsigned v = 0; v < LANE_VOLUMES_MAX; v++)
+        c->resync_at[v] = UINT64_MAX;
+}
+
+void
+capture_resync_at(struct capture *c, uint16_t vol, uint64_t from)
+{
+    c->resync_at[vol] = from;
+}
+
 int
 capture_resync_begin(struct capture *c, const struct resync_begin *rb)
 {
@@ -458,6 +481,7 @@ capture_resync_begin(struct capture *c, const struct resync_begin *rb)
     (void)control_append(c, ENTRY_RESYNC_BEGIN, out, n);
     c->state = CAPTURE_EXACT;
     c->in_resync = true;
+    keep_everything(c);
     capture_advance(c);
     return 0;
 }
@@ -471,6 +495,7 @@ capture_resync_end(struct capture *c)
         return -EAGAIN;
     capture_append(c, ENTRY_RESYNC_END, 0, 0, 0)->state = CE_SETTLED;
     c->in_resync = false;
+    keep_everything(c);
     capture_advance(c);
     return 0;
 }
@@ -541,6 +566,7 @@ capture_new(const struct capture_config *cfg, struct capture **out,
     c->seq = c->durable_seq = lane_seq(cfg->seq_epoch, 0);
     c->fill = RING_NONE;
     c->told_idle = true;
+    keep_everything(c);
     fifo_reset(c);
     *out = c;
     return 0;

@@ -103,6 +103,13 @@ int capture_resync_begin(struct capture *c, const struct resync_begin *rb);
 /* Ends the window; -EAGAIN when another collapse or failure came in between. */
 int capture_resync_end(struct capture *c);
 bool capture_in_resync(const struct capture *c);
+/* Where the resync that has begun stands in a volume: it has yet to begin to
+ * read what lies at from and beyond.  A write that lies wholly there is not
+ * kept: its range lock makes the read wait for it, so the read brings it.  So a
+ * busy volume does not fill the ring with what is read a moment later.  from
+ * rises as reads begin, before each.  Forgotten by the next begin and by the
+ * end, which keep everything. */
+void capture_resync_at(struct capture *c, uint16_t vol, uint64_t from);
 
 /* Append a checkpoint.  The cut lies behind every write that has been replied
  * to.  A write before it that is in flight may still fail: then a DIRTY lies in
@@ -146,6 +153,9 @@ struct capture_read {
     uint64_t priv[16];
 };
 int capture_read(struct capture *c, struct capture_read *rq);
+/* Writes wait in the ring that are a quarter of it: a resync stands back, so
+ * that it never causes the next overflow.  It goes on at DURABLE. */
+bool capture_crowded(const struct capture *c);
 /* Extents of a volume, from the backing device (holes are hints: capture_read
  * decides again under the lock). */
 void capture_extents(struct capture *c, uint16_t vol, struct blkdev_req *rq);

@@ -138,6 +138,8 @@ struct capture {
 
     enum capture_state state;
     bool in_resync;
+    /* Of each volume: a running resync begins to read here later. */
+    uint64_t resync_at[LANE_VOLUMES_MAX];
     uint64_t seq;
     uint64_t gap_first, gap_birth_ns; /* first number without an entry, or 0 */
     uint32_t collapse_used;           /* blocks held at the overflow */

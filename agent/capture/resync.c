@@ -212,7 +212,7 @@ read_reserve(struct capture *c, struct capture_read *rq)
 
     if (!rq->in_band || is_large(rq))
         return 0;
-    if (c->state != CAPTURE_EXACT)
+    if (c->state != CAPTURE_EXACT || capture_crowded(c))
         return no_room(c);
     if (rq->len > ringpool_size(c->pool) / 4)
         return -E2BIG;

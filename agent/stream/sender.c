@@ -701,7 +701,7 @@ sender_fill(struct sender *s, struct tx_frame *tx)
         return true;
     }
     filled = fill_batch(s, tx);
-    s->sync_turn = filled;
+    s->sync_turn = filled && !capture_crowded(s->capture);
     return filled || fill_sync(s, tx);
 }
 

@@ -92,6 +92,7 @@ sync_begin(struct sync *y, bool straight, const uint16_t *vols,
         y->vols[i] = vols[i];
         y->sizes[i] = sizes[i];
         y->total += sizes[i];
+        capture_resync_at(y->capture, vols[i], 0);
     }
 }
 
@@ -340,6 +341,7 @@ sync_walk(struct sync *y)
     r->hole = hole;
     r->len = MIN(end - y->cursor, hole ? BATCH_ZERO_MAX : r->piece);
     y->cursor += r->len;
+    capture_resync_at(y->capture, r->vol, y->cursor);
     range_set(r, RANGE_TODO);
     return r;
 }
