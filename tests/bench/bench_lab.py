@@ -262,14 +262,15 @@ def run_protected(scratch, report):
                         "are synced afterwards." % resyncs(sites))
             report.table(medium, "", "target")
             for job, by_label in figures.items():
-                best = max((s.label for s in servers[1:]), key=lambda x: by_label[x].median("iops"))
+                best = max((p.label for p in peers), key=lambda x: by_label[x].median("iops"))
                 ratio = by_label["protected"].median("iops") / by_label[best].median("iops")
+                own = by_label["protected"].median("iops") / by_label["unprotected"].median("iops")
                 if " q1" in job:
                     extra = by_label["protected"].median("mean_us") - by_label["unprotected"].median("mean_us")
                     report.fact("%s: protection adds, us" % job, "%.1f" % extra, "<= 60", extra <= 60)
                 else:
-                    report.fact("%s: beside the fastest (%s)" % (job, best), "%.2f" % ratio, ">= 0.5", ratio >= 0.5)
-            under_load(report, sites)
+                    report.fact("%s: beside the fastest peer (%s)" % (job, best), "%.2f" % ratio, ">= 0.5", ratio >= 0.5)
+                    report.fact("%s: beside our own unprotected one" % job, "%.2f" % own)
             sites.down()
         except BaseException:
             print(sites.lab.logs(), flush=True)
@@ -278,6 +279,16 @@ def run_protected(scratch, report):
         finally:
             for p in peers:
                 p.stop()
+        scratch.clear(medium)
+        # On sites of their own: a journal of all the rows above would fill most of this machine's memory.
+        sites = two_volumes(scratch, medium)
+        try:
+            under_load(report, sites)
+            sites.down()
+        except BaseException:
+            print(sites.lab.logs(), flush=True)
+            sites.down()
+            raise
         scratch.clear(medium)
 
 
