@@ -16,6 +16,8 @@
 #include "common/log.h"
 #include "common/text.h"
 #include "http/http_server.h"
+#include "replicator/source.h"
+#include "replicator/target.h"
 
 #define ROOM "replicator"
 

@@ -1,5 +1,7 @@
 /* The replicator on the data loop: order of start and stop, durable texts. */
 #include "replicator/replicator.h"
+#include "replicator/source.h"
+#include "replicator/target.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -5,6 +5,8 @@
 
 #include "io/file.h"
 #include "replicator/replicator.h"
+#include "replicator/source.h"
+#include "replicator/target.h"
 
 enum {
     STATUS_JSON_MAX = 16 * 1024 * 1024

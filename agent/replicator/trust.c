@@ -10,6 +10,8 @@
 #include "common/text.h"
 #include "io/file.h"
 #include "replicator/replicator.h"
+#include "replicator/source.h"
+#include "replicator/target.h"
 
 #define ROOM "replicator"
 
