@@ -1,4 +1,4 @@
-/* Run files: codec, builder and reader.  docs/formats/run.md.
+/* Run files: opening, seeking and reading them.  docs/formats/run.md.
  *
  * All offsets into the file are multiples of 4096, so that it is written and
  * read with direct I/O.  Only the codecs know the byte tables.
@@ -12,718 +12,13 @@
 #include <string.h>
 
 #include "common/crc32c.h"
+#include "journal/run_filter.h"
+#include "journal/run_internal.h"
 
 enum {
-    PAGE_TRAILER = RUN_PAGE_RECS * RUN_REC_SIZE, /* 4080 */
-    HEADER_LEN = 76,
-    FOOTER_LEN = 84,
-    BUILD_PAGES = 64, /* written at a time */
-    SCAN_PAGES = 16,  /* read at a time */
+    SCAN_PAGES = 16, /* read at a time */
     TAIL_READ = 64 * 1024,
-    FILTER_VOL_SIZE = 8,
-    FILTER_VOLS_MAX = LANE_VOLUMES_MAX,
 };
-
-#ifdef HOLDFAST_FUZZING
-static bool
-crc_ok(uint32_t have, uint32_t want)
-{
-    UNUSED(have);
-    UNUSED(want);
-    return true;
-}
-#else
-static bool
-crc_ok(uint32_t have, uint32_t want)
-{
-    return have == want;
-}
-#endif
-
-/* --- codecs ------------------------------------------------------------- */
-
-void
-run_name(const struct run_info *info, char out[RUN_NAME_MAX])
-{
-    (void)snprintf(out, RUN_NAME_MAX, "run.%u.%08" PRIu32, info->level,
-                   info->first_seg);
-}
-
-int
-run_name_parse(const char *name, uint8_t *out_level, uint32_t *out_seg)
-{
-    uint64_t seg = 0;
-
-    if (strncmp(name, "run.", 4) != 0 || name[4] < '0' ||
-        name[4] > '0' + RUN_LEVEL_MAX || name[5] != '.')
-        return -EINVAL;
-    if (strlen(name + 6) < 8 || strlen(name + 6) > 10)
-        return -EINVAL;
-    for (const char *p = name + 6; *p; p++) {
-        if (*p < '0' || *p > '9')
-            return -EINVAL;
-        seg = seg * 10 + (uint64_t)(*p - '0');
-    }
-    if (seg > UINT32_MAX)
-        return -EINVAL;
-    *out_level = (uint8_t)(name[4] - '0');
-    *out_seg = (uint32_t)seg;
-    return 0;
-}
-
-static void
-header_bytes(const struct run_header *h, uint8_t out[HEADER_LEN])
-{
-    memset(out, 0, HEADER_LEN);
-    put_le32(out, RUN_MAGIC);
-    put_le32(out + 4, RUN_VERSION);
-    put_le32(out + 8, HEADER_LEN);
-    /* 12: flags: may ignore, read only without, refuse without (u32 each) */
-    memcpy(out + 24, h->vpg.u.b, 16);
-    put_le32(out + 40, h->lane);
-    put_le32(out + 44, h->info.level);
-    put_le32(out + 48, h->info.first_seg);
-    put_le32(out + 52, h->info.last_seg);
-    put_le64(out + 56, h->info.first_seq);
-    put_le64(out + 64, h->info.last_seq);
-    put_le32(out + 72, crc32c(0, out, 72));
-}
-
-static uint32_t
-header_crc(const struct run_header *h)
-{
-    uint8_t b[HEADER_LEN];
-
-    header_bytes(h, b);
-    return get_le32(b + 72);
-}
-
-void
-run_header_encode(const struct run_header *h, uint8_t *out)
-{
-    memset(out + HEADER_LEN, 0, RUN_PAGE - HEADER_LEN);
-    header_bytes(h, out);
-}
-
-int
-run_header_decode(const uint8_t *p, size_t len, struct run_header *out)
-{
-    struct run_header h = { .lane = 0 };
-
-    if (len < RUN_PAGE)
-        return -ENODATA;
-    if (get_le32(p) != RUN_MAGIC || !crc_ok(crc32c(0, p, 72), get_le32(p + 72)))
-        return -EBADMSG;
-    if (get_le32(p + 4) != RUN_VERSION || get_le32(p + 20) != 0)
-        return -EPROTONOSUPPORT;
-    if (get_le32(p + 8) != HEADER_LEN || get_le32(p + 44) > RUN_LEVEL_MAX ||
-        !bytes_all_zero(p + HEADER_LEN, RUN_PAGE - HEADER_LEN))
-        return -EBADMSG;
-    memcpy(h.vpg.u.b, p + 24, 16);
-    h.lane = get_le32(p + 40);
-    h.info.level = (uint8_t)get_le32(p + 44);
-    h.info.first_seg = get_le32(p + 48);
-    h.info.last_seg = get_le32(p + 52);
-    h.info.first_seq = get_le64(p + 56);
-    h.info.last_seq = get_le64(p + 64);
-    if (h.info.first_seg > h.info.last_seg)
-        return -EBADMSG;
-    *out = h;
-    return 0;
-}
-
-void
-run_footer_encode(const struct run_footer *f, uint8_t *out)
-{
-    memset(out, 0, RUN_PAGE);
-    put_le32(out, RUN_FOOTER_MAGIC);
-    put_le32(out + 4, f->header_crc);
-    put_le64(out + 8, f->records);
-    put_le64(out + 16, f->pages);
-    put_le64(out + 24, f->fence_off);
-    put_le64(out + 32, f->filter_off);
-    put_le32(out + 40, f->fence_len);
-    put_le32(out + 44, f->filter_len);
-    put_le32(out + 48, f->fence_crc);
-    put_le32(out + 52, f->filter_crc);
-    put_le32(out + 56, f->region_shift);
-    put_le64(out + 60, f->first_key);
-    put_le64(out + 68, f->last_key);
-    put_le32(out + 76, 0);
-    put_le32(out + 80, crc32c(0, out, 80));
-}
-
-int
-run_footer_decode(const uint8_t *p, size_t len, struct run_footer *out)
-{
-    struct run_footer f;
-
-    if (len < RUN_PAGE)
-        return -ENODATA;
-    if (get_le32(p) != RUN_FOOTER_MAGIC ||
-        !crc_ok(crc32c(0, p, 80), get_le32(p + 80)))
-        return -EBADMSG;
-    f = (struct run_footer){
-        .header_crc = get_le32(p + 4),
-        .records = get_le64(p + 8),
-        .pages = get_le64(p + 16),
-        .fence_off = get_le64(p + 24),
-        .filter_off = get_le64(p + 32),
-        .fence_len = get_le32(p + 40),
-        .filter_len = get_le32(p + 44),
-        .fence_crc = get_le32(p + 48),
-        .filter_crc = get_le32(p + 52),
-        .region_shift = get_le32(p + 56),
-        .first_key = get_le64(p + 60),
-        .last_key = get_le64(p + 68),
-    };
-    if (get_le32(p + 76) != 0 ||
-        !bytes_all_zero(p + FOOTER_LEN, RUN_PAGE - FOOTER_LEN))
-        return -EBADMSG;
-    /* One layout only: each number follows from the number of pages. */
-    if (f.pages > RUN_PAGES_MAX || f.records > f.pages * RUN_PAGE_RECS ||
-        f.records < f.pages || f.fence_off != RUN_PAGE + f.pages * RUN_PAGE ||
-        f.fence_len != f.pages * 8 ||
-        f.filter_off != f.fence_off + round_up(f.fence_len, RUN_PAGE) ||
-        f.filter_len > RUN_FILTER_MAX || f.region_shift < RUN_REGION_SHIFT ||
-        f.region_shift > EXT_VOL_SHIFT || f.first_key > f.last_key)
-        return -EBADMSG;
-    *out = f;
-    return 0;
-}
-
-static void
-rec_encode(const struct ext_rec *r, uint8_t *p)
-{
-    put_le64(p, r->key);
-    put_le32(p + 8, r->len512);
-    put_le32(p + 12, r->seg);
-    put_le32(p + 16, r->chunk);
-    put_le32(p + 20, r->chunk_off512);
-}
-
-void
-run_rec_decode(const uint8_t *p, struct ext_rec *out)
-{
-    *out = (struct ext_rec){ .key = get_le64(p),
-                             .len512 = get_le32(p + 8),
-                             .seg = get_le32(p + 12),
-                             .chunk = get_le32(p + 16),
-                             .chunk_off512 = get_le32(p + 20) };
-}
-
-void
-run_page_encode(const struct ext_rec *recs, unsigned n, uint32_t page_no,
-                uint32_t header_crc, uint8_t *out)
-{
-    memset(out, 0, RUN_PAGE);
-    for (unsigned i = 0; i < n; i++)
-        rec_encode(&recs[i], out + (size_t)i * RUN_REC_SIZE);
-    put_le16(out + PAGE_TRAILER, (uint16_t)n);
-    put_le32(out + PAGE_TRAILER + 4, page_no);
-    put_le32(out + PAGE_TRAILER + 8, header_crc);
-    put_le32(out + PAGE_TRAILER + 12, crc32c(0, out, PAGE_TRAILER + 12));
-}
-
-static bool
-rec_valid(const struct ext_rec *r)
-{
-    if (r->len512 == 0 || r->len512 > EXT_LEN_MAX ||
-        r->len512 > EXT_OFF_MASK + 1 - (r->key & EXT_OFF_MASK))
-        return false;
-    if (!ext_has_data(r))
-        return r->chunk_off512 == 0;
-    return r->chunk < EXT_CHUNK_MAX &&
-           range_ok(r->chunk_off512, r->len512, BATCH_CHUNK_RAW_MAX / 512);
-}
-
-int
-run_page_check(const uint8_t *p, size_t len, uint32_t page_no,
-               uint32_t header_crc, unsigned *out_n)
-{
-    uint64_t after = 0;
-    unsigned n;
-
-    if (len < RUN_PAGE)
-        return -ENODATA;
-    if (!crc_ok(crc32c(0, p, PAGE_TRAILER + 12), get_le32(p + PAGE_TRAILER + 12)))
-        return -EBADMSG;
-    n = get_le16(p + PAGE_TRAILER);
-    if (n == 0 || n > RUN_PAGE_RECS || get_le16(p + PAGE_TRAILER + 2) != 0 ||
-        get_le32(p + PAGE_TRAILER + 4) != page_no ||
-        get_le32(p + PAGE_TRAILER + 8) != header_crc)
-        return -EBADMSG;
-    for (unsigned i = 0; i < n; i++) {
-        struct ext_rec r;
-
-        run_rec_decode(p + (size_t)i * RUN_REC_SIZE, &r);
-        if (!rec_valid(&r) || (i > 0 && r.key < after))
-            return -EBADMSG;
-        after = ext_end(&r);
-    }
-    if (!bytes_all_zero(p + (size_t)n * RUN_REC_SIZE,
-                        PAGE_TRAILER - (size_t)n * RUN_REC_SIZE))
-        return -EBADMSG;
-    *out_n = n;
-    return 0;
-}
-
-/* --- region filter ------------------------------------------------------- */
-
-struct filter_vol {
-    uint16_t vol;
-    uint32_t n_regions;
-    uint32_t cap; /* bytes; builder only */
-    uint8_t *bits;
-};
-
-struct filter {
-    uint32_t shift; /* of blocks of 512 */
-    unsigned n;
-    struct filter_vol v[FILTER_VOLS_MAX];
-};
-
-static void
-filter_release(struct filter *f)
-{
-    for (unsigned i = 0; i < f->n; i++)
-        free(f->v[i].bits);
-    f->n = 0;
-}
-
-static size_t
-filter_size(const struct filter *f)
-{
-    size_t size = 4 + (size_t)f->n * FILTER_VOL_SIZE;
-
-    for (unsigned i = 0; i < f->n; i++)
-        size += (f->v[i].n_regions + 7) / 8;
-    return size;
-}
-
-static bool
-bit_get(const uint8_t *bits, uint32_t i)
-{
-    return bits[i / 8] >> i % 8 & 1;
-}
-
-static void
-bit_put(uint8_t *bits, uint32_t i, bool on)
-{
-    uint8_t mask = (uint8_t)(1u << i % 8);
-
-    bits[i / 8] = (uint8_t)(on ? bits[i / 8] | mask : bits[i / 8] & ~mask);
-}
-
-/* Regions of twice the size: each bit is the union of two. */
-static void
-filter_fold(struct filter *f)
-{
-    for (unsigned i = 0; i < f->n; i++) {
-        struct filter_vol *v = &f->v[i];
-        uint32_t old = v->n_regions;
-
-        v->n_regions = (old + 1) / 2;
-        for (uint32_t b = 0; b < v->n_regions; b++)
-            bit_put(v->bits, b,
-                    bit_get(v->bits, 2 * b) ||
-                        (2 * b + 1 < old && bit_get(v->bits, 2 * b + 1)));
-        for (uint32_t b = v->n_regions; b < old; b++)
-            bit_put(v->bits, b, false);
-    }
-    f->shift++;
-}
-
-static int
-filter_room(struct filter_vol *v, uint32_t n_regions)
-{
-    uint32_t need = (n_regions + 7) / 8, cap;
-    uint8_t *p;
-
-    if (need <= v->cap)
-        return 0;
-    cap = MAX(need, v->cap * 2);
-    p = realloc(v->bits, cap);
-    if (!p)
-        return -ENOMEM;
-    memset(p + v->cap, 0, cap - v->cap);
-    v->bits = p;
-    v->cap = cap;
-    return 0;
-}
-
-/* Records come in key order. */
-static int
-filter_add(struct filter *f, const struct ext_rec *r)
-{
-    uint16_t vol = (uint16_t)(r->key >> EXT_VOL_SHIFT);
-    uint64_t off = r->key & EXT_OFF_MASK, last = off + r->len512 - 1;
-    struct filter_vol *v;
-    int rc;
-
-    if (f->n == 0 || f->v[f->n - 1].vol != vol) {
-        if (f->n == FILTER_VOLS_MAX)
-            return -E2BIG;
-        f->v[f->n++] = (struct filter_vol){ .vol = vol };
-    }
-    v = &f->v[f->n - 1];
-    while (filter_size(f) - (v->n_regions + 7) / 8 + (last >> f->shift) / 8 + 1 >
-           RUN_FILTER_MAX)
-        filter_fold(f);
-    rc = filter_room(v, (uint32_t)(last >> f->shift) + 1);
-    if (rc < 0)
-        return rc;
-    v->n_regions = MAX(v->n_regions, (uint32_t)(last >> f->shift) + 1);
-    for (uint64_t b = off >> f->shift; b <= last >> f->shift; b++)
-        bit_put(v->bits, (uint32_t)b, true);
-    return 0;
-}
-
-static void
-filter_encode(const struct filter *f, uint8_t *out)
-{
-    uint8_t *p = out + 4;
-
-    put_le32(out, f->n);
-    for (unsigned i = 0; i < f->n; i++, p += FILTER_VOL_SIZE) {
-        put_le16(p, f->v[i].vol);
-        put_le16(p + 2, 0);
-        put_le32(p + 4, f->v[i].n_regions);
-    }
-    for (unsigned i = 0; i < f->n; i++) {
-        size_t n = (f->v[i].n_regions + 7) / 8;
-
-        memcpy(p, f->v[i].bits, n);
-        p += n;
-    }
-}
-
-/* f->shift is set; bits are borrowed from p. */
-static int
-filter_decode(const uint8_t *p, size_t len, struct filter *f)
-{
-    size_t pos;
-
-    if (len < 4 || get_le32(p) > FILTER_VOLS_MAX)
-        return -EBADMSG;
-    f->n = get_le32(p);
-    pos = 4 + (size_t)f->n * FILTER_VOL_SIZE;
-    if (pos > len)
-        return -EBADMSG;
-    for (unsigned i = 0; i < f->n; i++) {
-        const uint8_t *d = p + 4 + (size_t)i * FILTER_VOL_SIZE;
-        struct filter_vol *v = &f->v[i];
-        size_t n;
-
-        *v = (struct filter_vol){ .vol = get_le16(d),
-                                  .n_regions = get_le32(d + 4) };
-        n = ((size_t)v->n_regions + 7) / 8;
-        if (get_le16(d + 2) != 0 || n > len - pos ||
-            (i > 0 && v->vol <= f->v[i - 1].vol))
-            return -EBADMSG;
-        v->bits = (uint8_t *)(uintptr_t)(p + pos); /* read only from here on */
-        pos += n;
-    }
-    return pos == len ? 0 : -EBADMSG;
-}
-
-static bool
-filter_test(const struct filter *f, uint64_t from, uint64_t to)
-{
-    uint16_t vol = (uint16_t)(from >> EXT_VOL_SHIFT);
-    uint64_t first = (from & EXT_OFF_MASK) >> f->shift,
-             last = ((from & EXT_OFF_MASK) + (to - from) - 1) >> f->shift;
-
-    for (unsigned i = 0; i < f->n; i++) {
-        const struct filter_vol *v = &f->v[i];
-
-        if (v->vol != vol)
-            continue;
-        for (uint64_t b = first; b <= last && b < v->n_regions; b++)
-            if (bit_get(v->bits, (uint32_t)b))
-                return true;
-        return false;
-    }
-    return false;
-}
-
-/* --- building ------------------------------------------------------------- */
-
-struct builder {
-    const struct run_header *h;
-    uint32_t header_crc;
-    struct io_file *file;
-    char tmp[ERR_MSG_MAX / 2], path[ERR_MSG_MAX / 2];
-    uint8_t *buf; /* BUILD_PAGES pages */
-    unsigned buf_pages;
-    uint64_t off; /* where buf goes */
-    struct ext_rec recs[RUN_PAGE_RECS];
-    unsigned n_recs;
-    uint64_t *fences;
-    size_t fence_cap;
-    struct filter filter;
-    struct run_footer foot;
-};
-
-static int
-write_error(const struct builder *b, int rc, struct err *err)
-{
-    return err_set(err, rc, ERR_JNL_0053,
-                   "run %s cannot be written at %" PRIu64 ": %s", b->tmp,
-                   b->off, err_errno(rc));
-}
-
-static int
-flush_buf(struct builder *b, struct err *err)
-{
-    size_t len = (size_t)b->buf_pages * RUN_PAGE;
-    int rc;
-
-    if (len == 0)
-        return 0;
-    rc = io_file_pwrite_sync(b->file, b->buf, len, b->off);
-    if (rc < 0)
-        return write_error(b, rc, err);
-    b->off += len;
-    b->buf_pages = 0;
-    return 0;
-}
-
-/* The next page of the file, zeroed. */
-static int
-next_page(struct builder *b, uint8_t **out, struct err *err)
-{
-    if (b->buf_pages == BUILD_PAGES) {
-        int rc = flush_buf(b, err);
-
-        if (rc < 0)
-            return rc;
-    }
-    *out = b->buf + (size_t)b->buf_pages++ * RUN_PAGE;
-    memset(*out, 0, RUN_PAGE);
-    return 0;
-}
-
-static int
-add_fence(struct builder *b, uint64_t key)
-{
-    if (b->foot.pages == RUN_PAGES_MAX)
-        return -EFBIG;
-    if (b->foot.pages == b->fence_cap) {
-        size_t cap = b->fence_cap ? b->fence_cap * 2 : 512;
-        uint64_t *p = reallocarray(b->fences, cap, sizeof *p);
-
-        if (!p)
-            return -ENOMEM;
-        b->fences = p;
-        b->fence_cap = cap;
-    }
-    b->fences[b->foot.pages++] = key;
-    return 0;
-}
-
-static int
-emit_page(struct builder *b, struct err *err)
-{
-    uint8_t *page;
-    int rc;
-
-    if (b->n_recs == 0)
-        return 0;
-    rc = next_page(b, &page, err);
-    if (rc < 0)
-        return rc;
-    run_page_encode(b->recs, b->n_recs, (uint32_t)b->foot.pages, b->header_crc,
-                    page);
-    rc = add_fence(b, b->recs[0].key);
-    if (rc < 0)
-        return write_error(b, rc, err);
-    b->n_recs = 0;
-    return 0;
-}
-
-static int
-add_record(struct builder *b, const struct ext_rec *r, struct err *err)
-{
-    int rc;
-
-    if (b->n_recs == RUN_PAGE_RECS) {
-        rc = emit_page(b, err);
-        if (rc < 0)
-            return rc;
-    }
-    rc = filter_add(&b->filter, r);
-    if (rc < 0)
-        return write_error(b, rc, err);
-    b->recs[b->n_recs++] = *r;
-    if (b->foot.records++ == 0)
-        b->foot.first_key = r->key;
-    b->foot.last_key = r->key;
-    return 0;
-}
-
-static int
-add_all(struct builder *b, struct rec_iter *src, struct err *err)
-{
-    struct ext_rec r, held = { .len512 = 0 };
-    int rc;
-
-    while ((rc = src->next(src, &r, err)) > 0) {
-        if (held.len512 > 0 && ext_continues(&held, &r)) {
-            held.len512 += r.len512;
-            continue;
-        }
-        if (held.len512 > 0) {
-            rc = add_record(b, &held, err);
-            if (rc < 0)
-                return rc;
-        }
-        held = r;
-    }
-    if (rc == 0 && held.len512 > 0)
-        rc = add_record(b, &held, err);
-    return rc < 0 ? rc : emit_page(b, err);
-}
-
-/* Put len bytes as pages. */
-static int
-add_bytes(struct builder *b, const uint8_t *p, size_t len, struct err *err)
-{
-    while (len > 0) {
-        size_t n = MIN(len, (size_t)RUN_PAGE);
-        uint8_t *page;
-        int rc = next_page(b, &page, err);
-
-        if (rc < 0)
-            return rc;
-        memcpy(page, p, n);
-        p += n;
-        len -= n;
-    }
-    return 0;
-}
-
-static int
-add_tail(struct builder *b, struct err *err)
-{
-    struct run_footer *f = &b->foot;
-    uint8_t *fences, *filter, *page = NULL;
-    int rc = -ENOMEM;
-
-    f->header_crc = b->header_crc;
-    f->fence_off = RUN_PAGE + f->pages * RUN_PAGE;
-    f->fence_len = (uint32_t)f->pages * 8;
-    f->filter_off = f->fence_off + round_up(f->fence_len, RUN_PAGE);
-    f->filter_len = (uint32_t)filter_size(&b->filter);
-    f->region_shift = b->filter.shift;
-    fences = malloc(f->fence_len + 1);
-    filter = malloc(f->filter_len);
-    if (!fences || !filter) {
-        write_error(b, rc, err);
-        goto out;
-    }
-    for (uint64_t i = 0; i < f->pages; i++)
-        put_le64(fences + i * 8, b->fences[i]);
-    filter_encode(&b->filter, filter);
-    f->fence_crc = crc32c(0, fences, f->fence_len);
-    f->filter_crc = crc32c(0, filter, f->filter_len);
-    rc = add_bytes(b, fences, f->fence_len, err);
-    if (rc == 0)
-        rc = add_bytes(b, filter, f->filter_len, err);
-    if (rc == 0)
-        rc = next_page(b, &page, err);
-    if (rc == 0) {
-        run_footer_encode(f, page);
-        rc = flush_buf(b, err);
-    }
-out:
-    free(fences);
-    free(filter);
-    return rc;
-}
-
-/* The content is on disk before the name, the name before the manifest says
- * that it exists: a crash leaves a temporary file or an unnamed run. */
-static int
-commit(struct io_loop *loop, const char *dir, struct builder *b, struct err *err)
-{
-    int rc = io_file_fdatasync_sync(b->file);
-
-    if (rc < 0)
-        return write_error(b, rc, err);
-    io_file_close(b->file);
-    b->file = NULL;
-    rc = io_rename(loop, b->tmp, b->path, err);
-    return rc < 0 ? rc : io_sync_dir(loop, dir, err);
-}
-
-static int
-build_init(struct io_loop *loop, const char *dir, struct builder *b,
-           struct err *err)
-{
-    char name[RUN_NAME_MAX];
-    uint8_t *page;
-    int rc;
-
-    run_name(&b->h->info, name);
-    if (snprintf(b->path, sizeof b->path, "%s/%s", dir, name) >=
-            (int)sizeof b->path ||
-        snprintf(b->tmp, sizeof b->tmp, "%s.tmp", b->path) >= (int)sizeof b->tmp)
-        return err_set(err, -ENAMETOOLONG, ERR_JNL_0053,
-                       "run %s: the directory's name is too long", name);
-    b->filter.shift = RUN_REGION_SHIFT;
-    b->buf = io_mem_alloc((size_t)BUILD_PAGES * RUN_PAGE);
-    if (!b->buf)
-        return write_error(b, -ENOMEM, err);
-    rc = io_file_open(loop, b->tmp,
-                      IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE |
-                          IO_OPEN_DIRECT,
-                      &b->file, err);
-    if (rc < 0)
-        return rc;
-    rc = next_page(b, &page, err);
-    if (rc < 0)
-        return rc;
-    run_header_encode(b->h, page);
-    b->header_crc = header_crc(b->h);
-    return 0;
-}
-
-int
-run_build(struct io_loop *loop, const char *dir, const struct run_header *h,
-          struct rec_iter *src, struct run_info *out_info, struct err *err)
-{
-    struct builder *b = calloc(1, sizeof *b);
-    int rc;
-
-    if (!b)
-        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory to build a run");
-    b->h = h;
-    rc = build_init(loop, dir, b, err);
-    if (rc == 0)
-        rc = add_all(b, src, err);
-    if (rc == 0)
-        rc = add_tail(b, err);
-    if (rc == 0)
-        rc = commit(loop, dir, b, err);
-    if (rc == 0) {
-        *out_info = h->info;
-        out_info->records = b->foot.records;
-        out_info->bytes = b->off;
-    }
-    if (b->file) {
-        io_file_close(b->file);
-        (void)io_unlink(loop, b->tmp); /* recovery removes it otherwise */
-    }
-    if (b->buf)
-        io_mem_free(b->buf, (size_t)BUILD_PAGES * RUN_PAGE);
-    filter_release(&b->filter);
-    free(b->fences);
-    free(b);
-    return rc;
-}
-
-/* --- reading --------------------------------------------------------------- */
 
 struct run {
     atomic_int refs;
@@ -733,7 +28,7 @@ struct run {
     struct run_footer foot;
     uint64_t *fences;
     uint8_t *filter_bytes;
-    struct filter filter;
+    struct run_filter filter;
 };
 
 static int
@@ -762,7 +57,7 @@ load_fences(struct run *r, const uint8_t *p, struct err *err)
 {
     const struct run_footer *f = &r->foot;
 
-    if (!crc_ok(crc32c(0, p, f->fence_len), f->fence_crc))
+    if (!run_crc_ok(crc32c(0, p, f->fence_len), f->fence_crc))
         return damaged(r, f->fence_off, "damaged fences", err);
     r->fences = malloc(f->fence_len + 1);
     if (!r->fences)
@@ -783,14 +78,14 @@ load_filter(struct run *r, const uint8_t *p, struct err *err)
 {
     const struct run_footer *f = &r->foot;
 
-    if (!crc_ok(crc32c(0, p, f->filter_len), f->filter_crc))
+    if (!run_crc_ok(crc32c(0, p, f->filter_len), f->filter_crc))
         return damaged(r, f->filter_off, "damaged filter", err);
     r->filter_bytes = malloc((size_t)f->filter_len + 1);
     if (!r->filter_bytes)
         return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a filter");
     memcpy(r->filter_bytes, p, f->filter_len);
     r->filter.shift = f->region_shift;
-    if (filter_decode(r->filter_bytes, f->filter_len, &r->filter) < 0)
+    if (run_filter_decode(r->filter_bytes, f->filter_len, &r->filter) < 0)
         return damaged(r, f->filter_off, "damaged filter", err);
     return 0;
 }
@@ -817,7 +112,7 @@ check_header(struct run *r, const struct run_header *want, struct run_info *out,
                 io_file_path(r->file), get_le32(page + 4), RUN_VERSION);
         goto out;
     }
-    if (rc < 0 || !crc_ok(get_le32(page + 72), r->foot.header_crc)) {
+    if (rc < 0 || !run_crc_ok(get_le32(page + 72), r->foot.header_crc)) {
         rc = damaged(r, 0, "damaged header", err);
         goto out;
     }
@@ -845,7 +140,7 @@ identify(struct run *r, const struct run_header *want, struct err *err)
     struct run_info info = want ? want->info : none;
     int rc = 0;
 
-    if (!want || header_crc(want) != r->foot.header_crc)
+    if (!want || run_header_crc(want) != r->foot.header_crc)
         rc = check_header(r, want, &info, err);
     if (rc == 0) {
         r->info = info;
@@ -966,7 +261,7 @@ bool
 run_may_overlap(const struct run *r, uint64_t from, uint64_t to)
 {
     return r->foot.pages > 0 && to > r->foot.first_key &&
-           filter_test(&r->filter, from, to);
+           run_filter_test(&r->filter, from, to);
 }
 
 static int
@@ -1031,7 +326,7 @@ enter_page(struct run_iter *it, struct err *err)
     }
     if (rc < 0)
         return rc;
-    it->n = get_le16(it->data + PAGE_TRAILER);
+    it->n = get_le16(it->data + RUN_PAGE_TRAILER);
     return 0;
 }
 
@@ -1166,7 +461,8 @@ run_verify(struct run *r, uint64_t *out_bytes, struct err *err)
     if (rc < 0)
         return rc;
     while ((rc = it.it.next(&it.it, &rec, err)) > 0) {
-        if (rec.key < after || !filter_test(&r->filter, rec.key, ext_end(&rec))) {
+        if (rec.key < after ||
+            !run_filter_test(&r->filter, rec.key, ext_end(&rec))) {
             rc = damaged(r, RUN_PAGE * (it.page + 1),
                          "a record that fences or filter deny", err);
             break;
