@@ -1,4 +1,5 @@
-/* Inside the stream room: what link.c, sender.c, sync.c and receiver.c share.
+/* Inside the stream room: what link.c, link_receive.c, sender.c, sync.c and
+ * receiver.c share.
  *
  * Life of a link (struct stream_peer):
  *
@@ -117,6 +118,17 @@ uint64_t link_unsent(const struct stream_peer *p);
 /* A handle that no frame under way carries. */
 uint32_t link_handle(struct stream_peer *p);
 void link_break(struct stream_peer *p, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Between link.c and link_receive.c. */
+void conn_free(struct conn *c);
+/* Write what is queued; 0, -EAGAIN (WRITABLE wanted), or broken. */
+int conn_flush_queue(struct conn *c);
+int
+conn_send_hello(struct conn *c, enum frame_type type, bool ok, const char *text);
+void conn_want(struct conn *c, bool write); /* wake for reading, or both */
+void link_up(struct stream_peer *p);        /* both connections are */
+void conn_event(void *arg, struct io_chan *ch, unsigned events);
+void conn_receive(struct conn *c);
 
 /* sender.c, called by link.c */
 void sender_link_up(struct sender *s);
