@@ -57,22 +57,39 @@ json_put_time(struct json_writer *w, const char *name, uint64_t wall_ns)
     json_put_str(w, name, text);
 }
 
-int
-json_time(const cJSON *body, const char *name, uint64_t *out_wall_ns,
-          struct err *err)
+/* A number of n digits, up to max; moves *p behind it. */
+static bool
+digits(const char **p, int n, unsigned max, unsigned *out)
 {
-    unsigned y, mo, d, h, mi, s, ms = 0;
-    const char *text = NULL, *p;
-    int n = 0, rc = json_str(body, name, JSON_OPTIONAL, &text, err);
+    unsigned v = 0;
 
-    if (rc <= 0)
-        return rc;
-    if (sscanf(text, "%4u-%2u-%2uT%2u:%2u:%2u%n", &y, &mo, &d, &h, &mi, &s,
-               &n) != 6 ||
-        n < 19 || y < 1970 || mo < 1 || mo > 12 || d < 1 || d > 31 || h > 23 ||
-        mi > 59 || s > 60)
-        goto bad;
-    p = text + n;
+    for (; n > 0; n--, (*p)++) {
+        if (!isdigit((unsigned char)**p))
+            return false;
+        v = v * 10 + (unsigned)(**p - '0');
+    }
+    *out = v;
+    return v <= max;
+}
+
+/* "2026-11-22T03:32:48", a fraction or none, "Z"; in nanoseconds. */
+static int
+parse_time(const char *p, uint64_t *out_wall_ns)
+{
+    static const struct {
+        char end;
+        uint8_t n;
+        uint16_t min, max;
+    } form[] = { { '-', 4, 1970, 9999 }, { '-', 2, 1, 12 }, { 'T', 2, 1, 31 },
+                 { ':', 2, 0, 23 },      { ':', 2, 0, 59 }, { 0, 2, 0, 60 } };
+    unsigned v[ARRAY_SIZE(form)], ms = 0;
+    uint64_t s;
+
+    for (size_t i = 0; i < ARRAY_SIZE(form); i++) {
+        if (!digits(&p, form[i].n, form[i].max, &v[i]) || v[i] < form[i].min ||
+            (form[i].end && *p++ != form[i].end))
+            return -EINVAL;
+    }
     if (*p == '.') {
         unsigned scale = 100;
 
@@ -80,13 +97,26 @@ json_time(const cJSON *body, const char *name, uint64_t *out_wall_ns,
             ms += scale * (unsigned)(*p - '0');
     }
     if (strcmp(p, "Z") != 0)
-        goto bad;
-    *out_wall_ns =
-        ((uint64_t)days_from_date(y, mo, d) * 86400 + h * 3600 + mi * 60 + s) *
-            NSEC_PER_SEC +
-        ms * NSEC_PER_MSEC;
-    return 1;
-bad:
+        return -EINVAL;
+    s = (uint64_t)days_from_date(v[0], v[1], v[2]) * 86400 +
+        (uint64_t)v[3] * 3600 + (uint64_t)v[4] * 60 + v[5];
+    /* Nanoseconds end in 2554: later is as late as it gets. */
+    s = MIN(s, UINT64_MAX / NSEC_PER_SEC - 1);
+    *out_wall_ns = s * NSEC_PER_SEC + ms * NSEC_PER_MSEC;
+    return 0;
+}
+
+int
+json_time(const cJSON *body, const char *name, uint64_t *out_wall_ns,
+          struct err *err)
+{
+    const char *text = NULL;
+    int rc = json_str(body, name, JSON_OPTIONAL, &text, err);
+
+    if (rc <= 0)
+        return rc;
+    if (parse_time(text, out_wall_ns) == 0)
+        return 1;
     return err_set(err, -EINVAL, ERR_REP_0002,
                    "%s is \"%.60s\", no time like 2026-11-22T03:32:48.123Z",
                    name, text);
