@@ -196,8 +196,10 @@ build/deps.mk: mk/packages mk/deps.sh Makefile
 	   printf 'PKG_LIBS := %s\n' "$$(pkg-config --libs $(PKGS))" && \
 	   printf 'CMOCKA_LIBS := %s\n' "$$(pkg-config --libs cmocka)"; } >$@.$$$$ && mv $@.$$$$ $@
 
+# Without that kernel, the test that starts guests says what is missing.
 deps:
 	@mk/deps.sh all
+	@mk/guest-kernel build/guest-kernel || :
 
 # A change of flags rebuilds; WERROR alone does not.
 flags_now := $(strip $(CC) $(BASE_CFLAGS) $(filter-out -Werror,$(WARN)) $(MODE_CFLAGS) $(CPPFLAGS) $(CFLAGS))
