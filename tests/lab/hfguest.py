@@ -50,7 +50,7 @@ while [ ! -e "/run/$2.stop" ]; do
     sync
     echo "$2-$n ${sum%% *}" >>"/run/$2.kept"
     n=$((n + 1))
-    usleep 50000
+    usleep 200000
 done
 echo "$n" >"/run/$2.ended"
 """
@@ -88,11 +88,21 @@ def make_initrd(path):
         f.write(gzip.compress(cpio(entries), 1))
 
 
-def nbd_node(name, uri, **more):
-    """The block node of a nbd+unix address, as -blockdev and blockdev-add take it."""
+def export_of(uri):
+    """The words of the manual that a nbd+unix address fills in."""
     parts = urllib.parse.urlsplit(uri)
-    return {"driver": "nbd", "node-name": name, "export": urllib.parse.unquote(parts.path[1:]),
-            "server": {"type": "unix", "path": urllib.parse.parse_qs(parts.query)["socket"][0]}, **more}
+    return {"EXPORT": urllib.parse.unquote(parts.path[1:]), "SOCKET": urllib.parse.parse_qs(parts.query)["socket"][0]}
+
+
+def manual(title, words):
+    """The blocks of commands that the operator's guide shows under a title, with its words in capitals replaced."""
+    with open(os.path.join(hflab.TOP, "docs", "operations.md"), encoding="utf-8") as f:
+        text = f.read().partition("\n#### %s" % title)[2].partition("\n#")[0]
+    if not text:
+        raise hflab.LabError("docs/operations.md has no part " + title)
+    for word, value in words.items():
+        text = text.replace('"%s"' % word, json.dumps(value))
+    return text.split("```\n")[1::2]
 
 
 class Qmp:
@@ -113,13 +123,15 @@ class Qmp:
             raise hflab.LabError("QEMU has closed its monitor")
         return json.loads(line)
 
-    def do(self, command, **arguments):
-        self.sock.sendall(json.dumps(
-            {"execute": command, "arguments": {k.replace("_", "-"): v for k, v in arguments.items()}}).encode())
+    def do(self, line):
+        """Run a command as it stands on the wire, or one without arguments by its name."""
+        if not line.startswith("{"):
+            line = json.dumps({"execute": line})
+        self.sock.sendall(line.encode() + b"\n")
         while True:
             answer = self.next()
             if "error" in answer:
-                raise hflab.LabError("%s: %s" % (command, answer["error"]["desc"]))
+                raise hflab.LabError("%s: %s" % (line, answer["error"]["desc"]))
             if "return" in answer:
                 return answer["return"]
             self.events.append(answer)
@@ -155,7 +167,7 @@ class Guest:
                 "-qmp", "unix:%s,server=on,wait=off" % monitor]
         for drive, nodes in disks:
             for node in nodes:
-                argv += ["-blockdev", json.dumps(node)]
+                argv += ["-blockdev", node if isinstance(node, str) else json.dumps(node)]
             argv += ["-device", "virtio-blk-pci,drive=" + drive]
         self.errors = open(os.path.join(base, name + ".stderr"), "wb")
         self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,

@@ -1,10 +1,12 @@
 #!/usr/bin/python3
-# limit: 300
+# limit: 400
 """QEMU guests on the NBD export: one works on a protected volume, another boots
 on the view of a failover test; a volume's export is slid under a running guest
-and taken away again, and a mirror job moves a guest's disk into one (the three
-ways of docs/operations.md); a guest outlives the kill -9 of its replicator."""
+and taken away again, and a mirror job moves a guest's disk into one, with the
+commands as docs/operations.md shows them; a guest outlives the kill -9 of its
+replicator."""
 import os
+import re
 import signal
 import sys
 import time
@@ -13,7 +15,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
 import hfguest  # noqa: E402
 import hflab  # noqa: E402
-from hfguest import Guest, nbd_node  # noqa: E402
+from hfguest import Guest, export_of, manual  # noqa: E402
 from labtest import MIB, View, check, lab, main, points, run, same, say, tag, views, wait_until  # noqa: E402
 
 SIZE = 96 * MIB
@@ -47,7 +49,8 @@ def before_the_lab(it):
     """The guest that nobody protects yet starts beside the sites."""
     fill_disks(it)
     it.web = begin(it, "web", [
-        ("disk0", [file_node(it, "file0"), {"driver": "raw", "node-name": "disk0", "file": "file0"}]),
+        ("disk0", [{"driver": "file", "node-name": "file0", "filename": disk_path(it, "web-root.img")},
+                   {"driver": "raw", "node-name": "disk0", "file": "file0"}]),
         ("disk1", [{"driver": "file", "node-name": "file1", "filename": disk_path(it, "web-data.qcow2")},
                    {"driver": "qcow2", "node-name": "disk1", "file": "file1"}])])
 
@@ -69,6 +72,12 @@ def guest(it, name, disks):
     return g
 
 
+def on_export(uri):
+    """A guest's disk on an export."""
+    text = manual("Way 1", export_of(uri))[0]
+    return re.search(r"drive=(\w+)", text).group(1), re.findall(r"-blockdev '(.*)'", text)
+
+
 def all_there(what, g, path, want):
     got = g.digests(path)
     wrong = sorted(n for n in want if got.get(n) != want[n])
@@ -80,8 +89,7 @@ def all_there(what, g, path, want):
 
 
 def production(it):
-    node = nbd_node("hf0", it.nbd_uri("files"), **{"reconnect-delay": 120, "discard": "unmap"})
-    g = guest(it, "ledger", [("disk0", [node, {"driver": "raw", "node-name": "disk0", "file": "hf0", "discard": "unmap"}])])
+    g = guest(it, "ledger", [on_export(it.nbd_uri("files"))])
     g.sh("mount /dev/vda /mnt")
     g.keep("/mnt", "kept")
     g.sh("dd if=/dev/urandom of=/mnt/big bs=1M count=16 2>/dev/null; sync; rm /mnt/big; sync; fstrim /mnt")
@@ -100,7 +108,7 @@ def failover_test(it, g, point, before, gone, late):
     path = "/v1/vpgs/" + it.vpg_id
     it.paris.api.do("POST", path + "/FailoverTest", {"CheckpointIdentifier": point["CheckpointIdentifier"]})
     row = [v for v in views(it) if v["Mode"] == "Test"][0]
-    t = guest(it, "test", [("hf0", [nbd_node("hf0", row["NbdUri"])])])
+    t = guest(it, "test", [on_export(row["NbdUri"])])
     t.sh("mount /dev/vda /mnt")
     got = all_there("in the test failover's guest", t, "/mnt", before)
     check("with the two that production has removed", set(gone) <= set(got))
@@ -159,30 +167,25 @@ def uri_of(it, volume):
             for v in vm["Volumes"] if v["VolumeName"] == "web/" + volume][0]
 
 
-def file_node(it, name):
-    return {"driver": "file", "node-name": name, "filename": disk_path(it, "web-root.img")}
-
-
-def put_under(g, node, old):
+def put_under(g, commands):
     """Let the raw node disk0 stand on another node from now on."""
-    g.qmp.do("blockdev-add", **node)
     start = time.monotonic()
-    g.qmp.do("blockdev-reopen", options=[{"driver": "raw", "node-name": "disk0", "file": node["node-name"]}])
-    ms = (time.monotonic() - start) * 1000
-    g.qmp.do("blockdev-del", node_name=old)
-    say("disk0 stands on %s, %.1f ms" % (node["node-name"], ms))
+    for line in commands.splitlines():
+        g.qmp.do(line)
+    say("disk0 stands on another node, %.1f ms" % ((time.monotonic() - start) * 1000))
 
 
-def mirror_into(g, node, old):
+def mirror_into(g, uri):
     """Move disk1 into the export and use it there."""
-    g.qmp.do("blockdev-add", **node)
-    g.qmp.do("blockdev-mirror", job_id="move", device="disk1", target=node["node-name"], sync="full")
+    begin_it, complete, let_go = manual("Way 3", export_of(uri))
+    for line in begin_it.splitlines():
+        g.qmp.do(line)
     g.qmp.wait_event("BLOCK_JOB_READY")
-    g.qmp.do("block-job-complete", device="move")
+    g.qmp.do(complete)
     done = g.qmp.wait_event("BLOCK_JOB_COMPLETED")
     check("the mirror job ended well", "error" not in done and done["offset"] == done["len"], done)
-    for name in ("disk1", old):
-        g.qmp.do("blockdev-del", node_name=name)
+    for line in let_go.splitlines():
+        g.qmp.do(line)
 
 
 def written_under(g, why):
@@ -224,15 +227,16 @@ def both_there(g, what):
 
 def under_a_running_guest(it):
     ledger = it.vpg_id
-    hf0, hf1 = [nbd_node("hf%d" % n, uri_of(it, name), **{"reconnect-delay": 120}) for n, name in enumerate(WEB)]
+    root, data = [uri_of(it, name) for name in WEB]
+    slide_in, slide_out = manual("Way 2", {**export_of(root), "IMAGE": disk_path(it, "web-root.img")})
     g = it.web
     say("guest web is up after %.1f s" % g.wait_up())
     g.sh("mount /dev/vda /mnt && mount /dev/vdb /data")
     keep_both(g)
     written_under(g, "both disks are written to, and no export is in between")
 
-    put_under(g, hf0, "file0")
-    mirror_into(g, hf1, "file1")
+    put_under(g, slide_in)
+    mirror_into(g, data)
     check("the guest's disks are the exports", nodes(g) == ["disk0", "hf0", "hf1"], nodes(g))
     os.unlink(disk_path(it, "web-data.qcow2"))
     it.protect(name="web", vms=["web"])
@@ -241,11 +245,11 @@ def under_a_running_guest(it):
     both_there(g, "on the exports")
     views_are_disks(it, g, "slid in")
 
-    put_under(g, file_node(it, "file0"), "hf0")
+    put_under(g, slide_out)
     written_under(g, "disk0 is a file again")
     check("the guest's disks are a file and an export", nodes(g) == ["disk0", "file0", "hf1"], nodes(g))
 
-    put_under(g, hf0, "file0")
+    put_under(g, slide_in)
     # What went past the export is compared by this.
     for action in ("pause", "resume"):
         it.london.api.do("POST", "/v1/vpgs/%s/%s" % (it.vpg_id, action), {})
@@ -253,7 +257,7 @@ def under_a_running_guest(it):
     written_under(g, "and on the export")
     views_are_disks(it, g, "slid in again")
 
-    put_under(g, file_node(it, "file0"), "hf0")
+    put_under(g, slide_out)
     written_under(g, "disk0 is a file for good")
     for name in WEB:
         g.end_keeper(name)
