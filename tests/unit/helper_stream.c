@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "io/file.h"
+#include "io/loop_backend.h"
 #include "stream/link.h"
 
 /* --- the proxy ---------------------------------------------------------- */
@@ -213,6 +214,51 @@ proxy_push(struct proxy *p)
 
     list_for_each (l, &p->pairs)
         io_defer(p->loop, &list_entry(l, struct pair, link)->run);
+}
+
+/* --- the disk ----------------------------------------------------------- */
+
+static struct {
+    const struct io_backend_ops *real;
+    struct io_backend_ops gated;
+    bool holding;
+    struct list held; /* io_req.link */
+} disk;
+
+static void
+gate(struct io_loop *loop, struct io_req *rq)
+{
+    if (disk.holding && rq->op == IO_OP_SYNC)
+        list_push_back(&disk.held, &rq->link);
+    else
+        disk.real->file_start(loop, rq);
+}
+
+void
+commits_gate(struct io_loop *loop)
+{
+    list_init(&disk.held);
+    disk.holding = false;
+    disk.real = loop->be;
+    disk.gated = *loop->be;
+    disk.gated.file_start = gate;
+    loop->be = &disk.gated;
+}
+
+void
+commits_hold(void)
+{
+    disk.holding = true;
+}
+
+void
+commits_release(struct io_loop *loop)
+{
+    struct list *l;
+
+    disk.holding = false;
+    while ((l = list_pop_front(&disk.held)))
+        disk.real->file_start(loop, list_entry(l, struct io_req, link));
 }
 
 /* --- a site ------------------------------------------------------------- */

@@ -31,6 +31,15 @@ void proxy_cut(struct proxy *p);
 /* Pass bytes again after stalled or rate has changed. */
 void proxy_push(struct proxy *p);
 
+/* --- the disk ----------------------------------------------------------- */
+
+/* From here on all group commits of the loop can be held: before its first job,
+ * since its workers look at what this changes. */
+void commits_gate(struct io_loop *loop);
+/* While held, no group commit ends; other work goes on. */
+void commits_hold(void);
+void commits_release(struct io_loop *loop);
+
 /* --- a site ------------------------------------------------------------- */
 
 struct end {
