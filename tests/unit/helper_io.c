@@ -24,7 +24,7 @@ helper_loop(enum io_backend backend, unsigned workers)
 bool
 helper_turn_until(struct io_loop *loop, const bool *flag, unsigned ms)
 {
-    uint64_t end = io_mono_fresh(loop) + ms * NSEC_PER_MSEC;
+    uint64_t end = io_mono_fresh(loop) + HELPER_SLOW * ms * NSEC_PER_MSEC;
 
     while (!*flag && io_mono_fresh(loop) < end)
         if (io_loop_turn(loop, 20 * NSEC_PER_MSEC) < 0)
@@ -36,7 +36,7 @@ bool
 helper_turn_count(struct io_loop *loop, const unsigned *count, unsigned n,
                   unsigned ms)
 {
-    uint64_t end = io_mono_fresh(loop) + ms * NSEC_PER_MSEC;
+    uint64_t end = io_mono_fresh(loop) + HELPER_SLOW * ms * NSEC_PER_MSEC;
 
     while (*count < n && io_mono_fresh(loop) < end)
         if (io_loop_turn(loop, 20 * NSEC_PER_MSEC) < 0)

@@ -5,6 +5,7 @@
 #ifndef HOLDFAST_TESTS_UNIT_HELPER_STREAM_H
 #define HOLDFAST_TESTS_UNIT_HELPER_STREAM_H
 
+#include "helper_io.h"
 #include "stream/stream.h"
 
 /* --- the proxy ---------------------------------------------------------- */
@@ -130,7 +131,8 @@ enum sender_state lab_state(struct lab *l);
 
 #define LAB_UNTIL(l, cond)                                           \
  do {                                                                \
-  uint64_t until_ = io_mono_fresh((l)->a->loop) + 30 * NSEC_PER_SEC; \
+  uint64_t until_ =                                                  \
+      io_mono_fresh((l)->a->loop) + HELPER_SLOW * 30 * NSEC_PER_SEC; \
   while (!(cond)) {                                                  \
    lab_turn(l);                                                      \
    if (io_mono_fresh((l)->a->loop) > until_)                         \

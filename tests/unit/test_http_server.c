@@ -26,11 +26,11 @@
 
 /* A server on a thread of its own, as the replicator runs it. */
 static struct http_loop *loop;
-static struct http_server *server;
+static struct http_server *server, *patient; /* short and long time limits */
 static struct tls_ctx *server_tls, *client_tls;
 static struct pki_trust *trust;
 static pthread_t thread;
-static uint16_t port;
+static uint16_t port, patient_port;
 static char dir[] = "/tmp/hf-http.XXXXXX", path[64];
 
 static void
@@ -204,6 +204,7 @@ setup(void **state)
                                  .body_timeout_ms = 400,
                                  .idle_timeout_ms = 400,
                                  .max_connections = 20 };
+    struct http_settings longer = { .router = &router, .gate = gate };
     struct err err = ERR_INIT;
 
     assert_non_null(mkdtemp(dir));
@@ -221,6 +222,10 @@ setup(void **state)
                                        NULL, &err) < 0);
     assert_true(err.code == ERR_API_0017);
     assert_int_equal(http_server_listen_unix(server, path, &err), -EADDRINUSE);
+    assert_int_equal(http_server_new(loop, &longer, &patient, NULL), 0);
+    assert_int_equal(http_server_listen_tls(patient, "127.0.0.1", 0, server_tls,
+                                            &patient_port, &err),
+                     0);
     assert_int_equal(pthread_create(&thread, NULL, run, NULL), 0);
     return 0;
 }
@@ -231,6 +236,7 @@ teardown(void **state)
     http_loop_stop(loop);
     assert_int_equal(pthread_join(thread, NULL), 0);
     http_server_free(server);
+    http_server_free(patient);
     http_loop_free(loop);
     tls_ctx_free(server_tls);
     tls_ctx_free(client_tls);
@@ -260,9 +266,9 @@ dial_unix(void)
 }
 
 static int
-dial_tcp(void)
+dial_tcp(uint16_t to)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
+    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(to) };
     struct timeval tv = { .tv_sec = 10 };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -526,7 +532,7 @@ ask_tls(struct tls_ctx *ctx, const char *request, char *exported, int *out_rc)
 {
     static char text[8192];
     struct err err = ERR_INIT;
-    int fd = dial_tcp(), n = 0, r;
+    int fd = dial_tcp(patient_port), n = 0, r;
     SSL *ssl;
 
     assert_int_equal(tls_ssl_new(ctx, NULL, &ssl, NULL), 0);
@@ -586,7 +592,7 @@ plaintext_to_tls(void **state)
 
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
-        int fd = dial_tcp();
+        int fd = dial_tcp(port);
         char text[512];
         ssize_t n;
 
@@ -596,7 +602,7 @@ plaintext_to_tls(void **state)
         assert_null(strstr(text, "HTTP"));
         close(fd);
     }
-    assert_string_equal(get_all(dial_tcp()), ""); /* no handshake at all */
+    assert_string_equal(get_all(dial_tcp(port)), ""); /* no handshake at all */
 }
 
 /* A certificate revoked while its connection is open. */
@@ -611,7 +617,7 @@ recheck_now(void *arg)
 {
     struct recheck *r = arg;
 
-    r->closed = http_server_recheck(server);
+    r->closed = http_server_recheck(patient);
     __atomic_store_n(&r->done, true, __ATOMIC_RELEASE);
 }
 
@@ -621,7 +627,7 @@ trust_withdrawn(void **state)
     struct recheck r = { .post = { .fn = recheck_now, .arg = &r } };
     struct pki_trust *none;
     struct timespec ms = { .tv_nsec = 1000000 };
-    int fd = dial_tcp();
+    int fd = dial_tcp(patient_port);
     char c;
     SSL *ssl;
 

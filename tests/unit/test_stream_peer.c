@@ -71,14 +71,14 @@ turn(void)
     assert_int_equal(io_loop_turn(t.loop, 5 * NSEC_PER_MSEC), 0);
 }
 
-#define UNTIL(cond)                                                \
- do {                                                              \
-  uint64_t until_ = io_mono_fresh(t.loop) + 10 * NSEC_PER_SEC;     \
-  while (!(cond)) {                                                \
-   turn();                                                         \
-   if (io_mono_fresh(t.loop) > until_)                             \
-    fail_msg("%s:%d: not in time: %s", __FILE__, __LINE__, #cond); \
-  }                                                                \
+#define UNTIL(cond)                                                          \
+ do {                                                                        \
+  uint64_t until_ = io_mono_fresh(t.loop) + HELPER_SLOW * 10 * NSEC_PER_SEC; \
+  while (!(cond)) {                                                          \
+   turn();                                                                   \
+   if (io_mono_fresh(t.loop) > until_)                                       \
+    fail_msg("%s:%d: not in time: %s", __FILE__, __LINE__, #cond);           \
+  }                                                                          \
  } while (0)
 
 static struct raw *
