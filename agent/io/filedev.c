@@ -1,11 +1,14 @@
 /* A regular file or block device as a block device.
  *
  * WRITEBACK goes through the page cache, inline where that does not wait
- * (file.c); NONE is O_DIRECT through the ring or the pool.  A direct request
- * whose buffer, offset or length is not aligned takes a bounce buffer; where it
- * does not cover whole blocks it is read, changed and written back, one such
- * request at a time.  That overlapping requests do not run together is up to
- * the submitter (the splitter's range lock).
+ * (file.c), and large requests on a worker that has nothing to do: copying one
+ * takes longer than the hand-over, and the loop receives or sends another one
+ * meanwhile (1 MiB writes of one client on two cores: twice as many; reads: a
+ * quarter more; tests/bench/run nbd).  NONE is O_DIRECT through the ring or the
+ * pool.  A direct request whose buffer, offset or length is not aligned takes a
+ * bounce buffer; where it does not cover whole blocks it is read, changed and
+ * written back, one such request at a time.  That overlapping requests do not
+ * run together is up to the submitter (the splitter's range lock).
  *
  * Requests in progress are described by struct job, from a pool that is filled
  * at the start and grows by slabs to a limit; beyond it requests wait, in order.
@@ -29,6 +32,7 @@ enum {
     SLAB = 128,
     SLABS_MAX = 32,
     EXT_BATCH = 64,
+    BULK_MIN = 128 * 1024,
 };
 
 struct filedev;
@@ -266,12 +270,41 @@ bounce_start(struct job *j, uint64_t off, uint64_t len, uint32_t unit)
     }
 }
 
+static void work_start(struct job *j, void (*run)(struct io_work *w));
+
+static void
+bulk_run(struct io_work *w)
+{
+    struct job *j = container_of(w, struct job, work);
+    const struct blkdev_req *up = j->up;
+
+    if (up->op == BLKDEV_READ)
+        j->res = whole(io_file_pread_sync(j->fd->file, up->buf, (size_t)up->len,
+                                          up->off),
+                       up->len);
+    else
+        j->res =
+            io_file_pwrite_sync(j->fd->file, up->buf, (size_t)up->len, up->off);
+}
+
+/* A large copy to or from the page cache, and a worker would begin at once. */
+static bool
+is_bulk(const struct filedev *fd, const struct blkdev_req *up)
+{
+    return up->len >= BULK_MIN && (fd->rw_flags & IO_RW_INLINE) &&
+           !(up->flags & BLKDEV_FUA) && io_workers_idle(fd->dev.loop->workers);
+}
+
 static void
 rw_start(struct job *j)
 {
     struct filedev *fd = j->fd;
     const struct blkdev_req *up = j->up;
 
+    if (is_bulk(fd, up)) {
+        work_start(j, bulk_run);
+        return;
+    }
     if (((uintptr_t)up->buf | up->off | up->len) & (fd->align - 1)) {
         bounce_start(j, up->off, up->len, fd->align);
         return;

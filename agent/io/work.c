@@ -161,6 +161,12 @@ io_workers_busy(struct io_workers *ws)
     return ws->busy;
 }
 
+bool
+io_workers_idle(const struct io_workers *ws)
+{
+    return ws && ws->busy < ws->n_threads;
+}
+
 void
 io_workers_wait(struct io_workers *ws)
 {
