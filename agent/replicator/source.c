@@ -370,6 +370,8 @@ source_new(struct replicator *rep, const cJSON *body, struct err *err)
     list_init(&s->link);
     io_timer_init(&s->retry, rep->loop, source_retry);
     s->body = cJSON_Duplicate(body, 1);
+    if (!s->body)
+        err_set(err, -ENOMEM, ERR_GEN_0002, "source: out of memory");
     if (!s->body || source_parse(s, body, err) < 0) {
         source_free(s);
         return NULL;

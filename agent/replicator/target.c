@@ -293,6 +293,8 @@ target_new(struct replicator *rep, const cJSON *body, struct err *err)
     list_init(&t->views);
     io_timer_init(&t->retry, rep->loop, target_retry);
     t->body = cJSON_Duplicate(body, 1);
+    if (!t->body)
+        err_set(err, -ENOMEM, ERR_GEN_0002, "target: out of memory");
     if (!t->body || target_parse(t, body, err) < 0) {
         target_free(t);
         return NULL;

@@ -221,16 +221,18 @@ target_put(struct ctl_call *c)
         return;
     }
     t = target_new(rep, c->body, &err);
-    if (t && !trust_allows(rep, &t->peer_site, &t->peer_agent))
+    if (!t) {
+        ctl_reply_err(c, &err);
+        return;
+    }
+    if (!trust_allows(rep, &t->peer_site, &t->peer_agent))
         err_set(&err, -ENOTCONN, ERR_REP_0009,
                 "the other site's replicator is not trusted yet");
-    if (t && t->store->err.num < 0)
+    if (t->store->err.num < 0)
         err = t->store->err;
     if (err.num < 0) {
-        if (t) {
-            list_del(&t->link);
-            target_free(t);
-        }
+        list_del(&t->link);
+        target_free(t);
         ctl_reply_err(c, &err);
         return;
     }

@@ -1,10 +1,11 @@
-/* The times of the replicator's API. */
+/* Parts of the replicator role that need no other process. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -12,6 +13,10 @@
 #include "common/buf.h"
 #include "common/json.h"
 #include "replicator/replicator.h"
+#include "replicator/source.h"
+#include "replicator/target.h"
+
+/* --- times -------------------------------------------------------------- */
 
 static int
 parse(const char *text, uint64_t *out)
@@ -96,6 +101,41 @@ times_far_ahead(void **state)
     assert_true(ns > before && ns < UINT64_MAX - NSEC_PER_MSEC);
 }
 
+/* --- out of memory ------------------------------------------------------- */
+
+static void *
+no_malloc(size_t n)
+{
+    return NULL;
+}
+
+/* The body could not be copied: an error with a number, or the call that brought
+ * it would go on with a source or target that is not there. */
+static void
+no_memory_is_told(void **state)
+{
+    static struct replicator rep;
+    cJSON *body = cJSON_Parse("{\"VpgName\":\"x\"}");
+    cJSON_Hooks none = { no_malloc, free };
+    struct err se = ERR_INIT, te = ERR_INIT;
+    struct source *s;
+    struct target *t;
+
+    assert_non_null(body);
+    list_init(&rep.sources);
+    list_init(&rep.targets);
+    cJSON_InitHooks(&none);
+    s = source_new(&rep, body, &se);
+    t = target_new(&rep, body, &te);
+    cJSON_InitHooks(NULL);
+    cJSON_Delete(body);
+    assert_null(s);
+    assert_null(t);
+    assert_int_equal(se.num, -ENOMEM);
+    assert_int_equal(te.num, -ENOMEM);
+    assert_true(list_empty(&rep.sources) && list_empty(&rep.targets));
+}
+
 int
 main(void)
 {
@@ -103,6 +143,7 @@ main(void)
         cmocka_unit_test(times_round_trip),
         cmocka_unit_test(times_refused),
         cmocka_unit_test(times_far_ahead),
+        cmocka_unit_test(no_memory_is_told),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
