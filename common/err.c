@@ -16,13 +16,13 @@ static const struct {
 #undef ERR_CODE
 };
 
-int
-err_set(struct err *e, int num, enum err_code code, const char *fmt, ...)
+void
+err_fill(struct err *e, int num, enum err_code code, const char *fmt, ...)
 {
     va_list ap;
 
     if (!e)
-        return num;
+        return;
     e->num = num;
     e->code = code;
     va_start(ap, fmt);
@@ -30,7 +30,6 @@ err_set(struct err *e, int num, enum err_code code, const char *fmt, ...)
         e->msg[0] = '\0';
     va_end(ap);
     text_clean(e->msg);
-    return num;
 }
 
 int

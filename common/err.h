@@ -48,9 +48,35 @@ struct err {
   .num = 0       \
  }
 
+/* A number that must be negative, as clang's analyzer is told: nothing that runs
+ * relies on it. */
+static inline int
+err_negative(int num)
+{
+#ifdef __clang_analyzer__
+    if (num >= 0)
+        __builtin_unreachable();
+#endif
+    return num;
+}
+
 /* Fill *e (may be NULL) and return num, which must be negative.  Control
- * characters in the result are replaced.  Text that does not fit is cut. */
-int err_set(struct err *e, int num, enum err_code code, const char *fmt, ...)
+ * characters in the result are replaced.  Text that does not fit is cut.
+ *
+ *   int err_set(struct err *e, int num, enum err_code code, const char *fmt, ...)
+ *
+ * A macro, so that who reads the caller, compilers and analyzers too, sees which
+ * number comes back. */
+/* clang-format off */
+#define err_set(e, num, ...)                  \
+    __extension__({                           \
+        const int err_num_ = err_negative(num); \
+                                              \
+        err_fill((e), err_num_, __VA_ARGS__); \
+        err_num_;                             \
+    })
+/* clang-format on */
+void err_fill(struct err *e, int num, enum err_code code, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 
 /* Put "text: " before the sentence of a set error; returns e->num. */
