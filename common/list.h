@@ -53,11 +53,13 @@ list_del(struct list *n)
 static inline struct list *
 list_pop_front(struct list *head)
 {
-    struct list *n = head->next;
+    struct list *n = head->next, *next = n->next;
 
     if (n == head)
         return NULL;
-    list_del(n);
+    head->next = next;
+    next->prev = head;
+    list_init(n);
     return n;
 }
 

@@ -12,6 +12,11 @@
 #include "common/secret.h"
 #include "common/text.h"
 
+enum {
+    TEXT_REPLY_MAX = 64 * 1024,
+    ERR_REPLY_MAX = 16 * 1024,
+};
+
 int
 http_call_local(struct http_loop *loop, const struct http_router *router,
                 const struct http_local *call, void *ctx)
@@ -355,7 +360,7 @@ http_reply_text(struct http_req *rq, int status, const char *json_string)
     struct json_writer w;
     struct buf out;
 
-    buf_init(&out, 64 * 1024);
+    buf_init(&out, TEXT_REPLY_MAX);
     json_begin(&w, &out);
     json_put_str(&w, NULL, json_string);
     http_reply_buf(rq, status, &out);
@@ -373,7 +378,7 @@ http_reply_err(struct http_req *rq, int status, const struct err *err)
     struct json_writer w;
     struct buf out;
 
-    buf_init(&out, 16 * 1024);
+    buf_init(&out, ERR_REPLY_MAX);
     json_begin(&w, &out);
     json_open_obj(&w, NULL);
     json_put_str(&w, "Message", err->msg);

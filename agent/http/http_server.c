@@ -705,14 +705,16 @@ bind_tcp(const struct addrinfo *ai)
 static uint16_t
 bound_port(int fd)
 {
-    struct sockaddr_storage a = { .ss_family = 0 };
+    union {
+        struct sockaddr any;
+        struct sockaddr_in in;
+        struct sockaddr_in6 in6;
+    } a = { .in6 = { .sin6_family = AF_UNSPEC } };
     socklen_t n = sizeof a;
 
-    if (getsockname(fd, (struct sockaddr *)&a, &n) < 0)
+    if (getsockname(fd, &a.any, &n) < 0)
         return 0;
-    return ntohs(a.ss_family == AF_INET6
-                     ? ((struct sockaddr_in6 *)(void *)&a)->sin6_port
-                     : ((struct sockaddr_in *)(void *)&a)->sin_port);
+    return ntohs(a.any.sa_family == AF_INET6 ? a.in6.sin6_port : a.in.sin_port);
 }
 
 int

@@ -160,7 +160,7 @@ note_cut(struct journal *j, const struct batch_view *v, uint32_t i,
 {
     uint8_t raw[CONTROL_PAYLOAD_MAX];
     struct point_rec p = { .cut_no = 0 };
-    struct cut_commit c;
+    struct cut_commit c = { .cut_no = 0 };
     struct lane_entry e;
     int rc;
 

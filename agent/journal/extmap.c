@@ -98,7 +98,7 @@ reserve(struct extmap *m)
     }
     if (m->cap - m->n_blocks < EXTMAP_SPARES) {
         size_t cap = m->cap ? m->cap * 2 : 16;
-        struct block **p = reallocarray(m->blocks, cap, sizeof *p);
+        struct block **p = reallocarray(m->blocks, cap, sizeof(struct block *));
 
         if (!p)
             return -ENOMEM;
@@ -146,7 +146,7 @@ static void
 insert_block(struct extmap *m, size_t at)
 {
     memmove(&m->blocks[at + 1], &m->blocks[at],
-            (m->n_blocks - at) * sizeof *m->blocks);
+            (m->n_blocks - at) * sizeof(struct block *));
     m->blocks[at] = m->spare[--m->n_spare];
     m->blocks[at]->n = 0;
     m->n_blocks++;
@@ -161,7 +161,7 @@ remove_block(struct extmap *m, size_t at)
         free(m->blocks[at]);
     m->n_blocks--;
     memmove(&m->blocks[at], &m->blocks[at + 1],
-            (m->n_blocks - at) * sizeof *m->blocks);
+            (m->n_blocks - at) * sizeof(struct block *));
 }
 
 static void

@@ -86,15 +86,16 @@ static void
 cache_put(struct chunk_cache *c, uint32_t seg, uint32_t chunk,
           const uint8_t *raw, uint32_t len)
 {
-    struct cached_chunk *best = NULL;
+    struct cached_chunk *best;
 
     if (!c || c->n == 0)
         return;
+    best = &c->slot[0];
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < c->n; i++) {
         struct cached_chunk *s = &c->slot[i];
 
-        if (!best || !s->used || (best->used && s->stamp < best->stamp))
+        if (!s->used || (best->used && s->stamp < best->stamp))
             best = s;
         if (!s->used || (s->seg == seg && s->chunk == chunk)) {
             best = s;
@@ -256,6 +257,18 @@ grow(void **v, size_t *cap, size_t n, size_t size, size_t max)
     return 0;
 }
 
+/* Does p lie in what the last piece reads anyhow? */
+static bool
+shares_read(const struct fetch *f, const struct piece *p)
+{
+    const struct piece *last;
+
+    if (f->n_pieces == 0)
+        return false;
+    last = &f->pieces[f->n_pieces - 1];
+    return last->seg == p->seg && last->s.file_off == p->s.file_off;
+}
+
 int
 fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
 {
@@ -264,7 +277,6 @@ fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
                        .off = r->chunk_off512 * 512,
                        .len = r->len512 * 512,
                        .dst = dst };
-    const struct piece *last;
     size_t cost;
     int rc;
 
@@ -280,15 +292,11 @@ fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
               PIECES_MAX);
     if (rc < 0)
         return rc == -ENOMEM ? no_memory(err) : rc;
-    last =
-        f->n_pieces ? &f->pieces[f->n_pieces - 1] : NULL; /* grow() moved it */
     rc = f->seg->locate(f->seg->arg, r->seg, r->chunk, p.off, p.len, &p.s, err);
     if (rc < 0)
         return rc;
     /* What shares its read with the one before costs nothing. */
-    cost = last && last->seg == p.seg && last->s.file_off == p.s.file_off
-               ? 0
-               : p.s.stored_len + 2 * (size_t)p.s.align;
+    cost = shares_read(f, &p) ? 0 : p.s.stored_len + 2 * (size_t)p.s.align;
     if (f->n_pieces > 0 && cost > f->max_bytes - MIN(f->bytes, f->max_bytes)) {
         f->seg->put(f->seg->arg, &p.s);
         return -ENOBUFS;
@@ -306,7 +314,7 @@ rd_add(struct fetch *f, struct err *err, int *rc)
     struct rd *rd;
 
     *rc = grow((void **)&f->rds, &f->cap_rds, f->n_rds, sizeof *rd,
-               2 * PIECES_MAX);
+               (size_t)2 * PIECES_MAX);
     if (*rc < 0) {
         if (*rc == -ENOMEM)
             no_memory(err);
@@ -338,7 +346,7 @@ fetch_add_replica(struct fetch *f, uint16_t vol, void *dst, uint64_t len,
     rc = replica_check(f->replica, vol, len, off, err);
     if (rc < 0)
         return rc;
-    if (f->joinable && last->vol == vol && off >= last->off + last->len &&
+    if (last && f->joinable && last->vol == vol && off >= last->off + last->len &&
         off - (last->off + last->len) <= JOIN_REPLICA &&
         (uint8_t *)dst - last->buf == (ptrdiff_t)(off - last->off)) {
         last->len = (size_t)(off + len - last->off);

@@ -141,9 +141,9 @@ struct journal {
     struct list queue, inflight; /* struct jbatch */
     uint64_t unacked;            /* bytes in both */
     bool writing;
+    unsigned write_failures;
     struct io_req req;
     struct iovec iov[JOURNAL_IOV];
-    unsigned write_failures;
     struct jsegment *open;
     struct jopening opening;
     struct list sealing; /* struct jsegment, oldest first */
@@ -165,11 +165,11 @@ struct journal {
     struct list withdrawals; /* struct withdrawal, in retention.c */
     struct jturns *turns;
     struct list turn_link;
-    bool recycling;
     struct io_timer tick;
+    bool recycling;
+    bool told_zero; /* credit() has said 0 */
     bool stopped, no_space, at_limit, warned, short_told;
     struct err stop_err;
-    bool told_zero;       /* credit() has said 0 */
     struct io_task plant; /* JOURNAL_PLANT_ACK_BEFORE_SYNC */
     struct io_timer plant_hold;
     uint64_t planted_told;

@@ -710,6 +710,21 @@ put(struct buf *b, const struct man_rec *r, uint64_t *number, uint32_t *prev)
     return 0;
 }
 
+/* Records in a row; the first that fails ends it. */
+struct man_writer {
+    struct buf *b;
+    uint64_t *number;
+    uint32_t *prev;
+    int rc;
+};
+
+static void
+write_rec(struct man_writer *w, const struct man_rec *r)
+{
+    if (w->rc == 0)
+        w->rc = put(w->b, r, w->number, w->prev);
+}
+
 /* The whole state as a file: header and records from number on. */
 static int
 snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
@@ -717,19 +732,14 @@ snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
 {
     uint8_t head[MANIFEST_HEADER];
     struct man_header h = s->id;
+    struct man_writer w = { .b = b, .number = number, .prev = prev };
     struct man_rec r;
-    int rc;
 
     h.first_number = *number;
     h.prev_crc = *prev;
     man_header_encode(&h, head);
-    rc = buf_add(b, head, sizeof head);
-#define PUT(...)                       \
- do {                                  \
-  r = (struct man_rec){ __VA_ARGS__ }; \
-  if (rc == 0)                         \
-   rc = put(b, &r, number, prev);      \
- } while (0)
+    w.rc = buf_add(b, head, sizeof head);
+#define PUT(...) (r = (struct man_rec){ __VA_ARGS__ }, write_rec(&w, &r))
     for (unsigned i = 0; i < s->n_volumes; i++)
         PUT(.type = MAN_GEOMETRY, .u.volume = s->volumes[i]);
     PUT(.type = MAN_GENERATION, .u.generation = s->generation);
@@ -754,7 +764,8 @@ snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
         PUT(.type = MAN_BAD, .u.bad = s->bad[i]);
     for (size_t i = 0; i < s->n_tags; i++)
         PUT(.type = MAN_TAG, .u.tag = *s->tags[i]);
-    return rc;
+#undef PUT
+    return w.rc;
 }
 
 static void

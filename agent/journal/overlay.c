@@ -347,7 +347,7 @@ load_header(struct overlay *o, const struct overlay_header *want,
 
     for (unsigned i = 0; i < HEADER_SLOTS; i++) {
         const uint8_t *p = buf + (size_t)i * OVERLAY_PAGE;
-        int rc = len < HEADER_SLOTS * OVERLAY_PAGE
+        int rc = len < (size_t)HEADER_SLOTS * OVERLAY_PAGE
                      ? -ENODATA
                      : overlay_header_decode(p, OVERLAY_PAGE, &h[i]);
 
@@ -508,7 +508,7 @@ overlay_open(struct io_loop *loop, const char *dir,
     o->blocks = (h->size + OVERLAY_BLOCK - 1) / OVERLAY_BLOCK;
     o->n_pages =
         (uint32_t)((o->blocks + OVERLAY_PAGE_BITS - 1) / OVERLAY_PAGE_BITS);
-    o->pages = calloc((size_t)o->n_pages + 1, sizeof *o->pages);
+    o->pages = calloc((size_t)o->n_pages + 1, sizeof(struct map_page *));
     rc = o->pages ? file_path(dir, h, "data", path) : -ENOMEM;
     if (rc < 0)
         err_set(err, rc, ERR_JNL_0054, "overlay of volume %u in %s: %s", h->vol,

@@ -67,7 +67,8 @@ promotion_new(struct read_set *set, const struct segment_ops *seg,
     if (!p)
         return -ENOMEM;
     p->set = read_set_ref(set);
-    p->fetch = fetch_new(seg, replica, NULL, PROMOTE_FETCH, 4 * PROMOTE_FETCH);
+    p->fetch =
+        fetch_new(seg, replica, NULL, PROMOTE_FETCH, (size_t)4 * PROMOTE_FETCH);
     p->replica = replica;
     p->recs = calloc(PROMOTE_RECORDS, sizeof *p->recs);
     p->pieces = calloc(PIECES_MAX, sizeof *p->pieces);

@@ -210,7 +210,7 @@ run_open(struct io_loop *loop, const char *dir, const char *name,
     rc = io_file_open(loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &r->file, err);
     if (rc == 0)
         rc = io_file_info(r->file, &fi, err);
-    if (rc == 0 && (fi.size < 2 * RUN_PAGE || fi.size % RUN_PAGE != 0))
+    if (rc == 0 && (fi.size < (uint64_t)2 * RUN_PAGE || fi.size % RUN_PAGE != 0))
         rc = damaged(r, fi.size, "the file is cut", err);
     if (rc == 0)
         rc = load_tail(r, fi.size, err);
@@ -456,8 +456,9 @@ run_verify(struct run *r, uint64_t *out_bytes, struct err *err)
     int rc;
 
     rc = check_header(r, NULL, &info, err);
-    if (rc == 0)
-        rc = run_scan(r, &it, err);
+    if (rc < 0)
+        return rc;
+    rc = run_scan(r, &it, err);
     if (rc < 0)
         return rc;
     while ((rc = it.it.next(&it.it, &rec, err)) > 0) {

@@ -64,7 +64,7 @@ filter_room(struct run_filter_vol *v, uint32_t n_regions)
     uint32_t need = (n_regions + 7) / 8, cap;
     uint8_t *p;
 
-    if (need <= v->cap)
+    if (v->bits && need <= v->cap)
         return 0;
     cap = MAX(need, v->cap * 2);
     p = realloc(v->bits, cap);

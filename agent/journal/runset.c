@@ -752,7 +752,7 @@ int
 set_scan_new(struct read_set *set, struct set_scan **out, struct err *err)
 {
     struct set_scan *s = calloc(1, sizeof *s + set->n_tables * sizeof s->t[0]);
-    struct rec_iter **src = calloc(set->n_tables + 1, sizeof *src);
+    struct rec_iter **src = calloc(set->n_tables + 1, sizeof(struct rec_iter *));
     int rc = s && src ? 0 : -ENOMEM;
 
     for (size_t i = 0; rc == 0 && i < set->n_tables; i++) {

@@ -17,6 +17,8 @@ enum {
     HEADER_LEN = 112, /* bytes of the header block in use, its CRC last */
     FOOTER_LEN = 136,
     HEAD_READ = 32 * 1024,
+    HEAD_MAX = 288 * 1024,
+    SCAN_MEM = 512 * 1024,
     FIND_READ = 1536 * 1024,
     BATCHES_READ = 8 * 1024, /* the usual batch table, in one go */
     FIND_STEP = 1024 * 1024, /* the rest holds the largest head */
@@ -491,7 +493,7 @@ seg_footer_decode(const uint8_t *p, size_t len, uint32_t header_crc,
     if (rc < 0)
         return rc;
     for (unsigned i = 0; i < 4; i++)
-        n[i] = get_le32(p + 16 + 4 * i);
+        n[i] = get_le32(p + 16 + (size_t)4 * i);
     if (n[0] > SEG_BATCHES_MAX || n[1] > SEG_ENTRIES_MAX ||
         n[2] > SEG_CHUNKS_MAX || n[3] > n[1])
         return footer_damaged(err, "a count is out of range");
@@ -736,7 +738,7 @@ static int
 read_head(struct io_file *f, uint64_t off, uint64_t end, uint8_t *buf,
           uint64_t *out_got, struct batch_view *b, struct err *why)
 {
-    static const uint64_t step[] = { SEG_ALIGN, HEAD_READ, 288 * 1024 };
+    static const uint64_t step[] = { SEG_ALIGN, HEAD_READ, HEAD_MAX };
     uint64_t got = 0;
     int rc = -ENODATA;
 
@@ -922,7 +924,7 @@ int
 segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
              struct err *err)
 {
-    uint8_t *buf = io_mem_alloc(512 * 1024);
+    uint8_t *buf = io_mem_alloc(SCAN_MEM);
     uint64_t end;
     int64_t n;
     int rc;
@@ -953,7 +955,7 @@ segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
                       io_file_path(f), out->end,
                       out->why.num ? out->why.msg : err_errno(rc));
 out:
-    io_mem_free(buf, 512 * 1024);
+    io_mem_free(buf, SCAN_MEM);
     return rc;
 }
 

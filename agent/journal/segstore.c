@@ -143,7 +143,7 @@ seg_store_add(struct seg_store *s, const struct seg_place *p,
     pthread_mutex_lock(&s->lock);
     if (s->n == s->cap) {
         size_t cap = s->cap ? 2 * s->cap : 16;
-        struct slot **v = reallocarray(s->slots, cap, sizeof *v);
+        struct slot **v = reallocarray(s->slots, cap, sizeof(struct slot *));
 
         if (!v)
             goto out;
@@ -154,7 +154,7 @@ seg_store_add(struct seg_store *s, const struct seg_place *p,
     rc = -EEXIST;
     if (i < s->n && s->slots[i]->place.no == p->no)
         goto out;
-    memmove(&s->slots[i + 1], &s->slots[i], (s->n - i) * sizeof *s->slots);
+    memmove(&s->slots[i + 1], &s->slots[i], (s->n - i) * sizeof(struct slot *));
     s->slots[i] = t;
     s->n++;
     t->file = file;
@@ -243,7 +243,7 @@ seg_store_drop(struct seg_store *s, uint32_t no)
     if (i < s->n && s->slots[i]->place.no == no) {
         t = s->slots[i];
         memmove(&s->slots[i], &s->slots[i + 1],
-                (s->n - i - 1) * sizeof *s->slots);
+                (s->n - i - 1) * sizeof(struct slot *));
         s->n--;
         if (t->in_lru)
             list_del(&t->lru);
@@ -526,6 +526,7 @@ need_batches_locked(struct seg_store *s, struct slot *t, struct err *err)
 {
     struct seg_tables *tables = NULL;
     struct seg_batch *v = NULL;
+    const struct seg_batch *from;
     struct slot_batch *b;
     uint32_t n = 0;
     int rc;
@@ -542,16 +543,14 @@ need_batches_locked(struct seg_store *s, struct slot *t, struct err *err)
     }
     if (rc < 0)
         return rc;
+    from = tables ? tables->batches : v; /* NULL: none */
     b = calloc(MAX(n, 1U), sizeof *b);
-    for (uint32_t i = 0; b && i < n; i++) {
-        const struct seg_batch *r = tables ? &tables->batches[i] : &v[i];
-
-        b[i] = (struct slot_batch){ .off = r->off,
-                                    .first_chunk = r->first_chunk,
-                                    .n_entries = r->n_entries,
-                                    .n_chunks = r->n_chunks,
-                                    .batch_no = r->batch_no };
-    }
+    for (uint32_t i = 0; b && from && i < n; i++)
+        b[i] = (struct slot_batch){ .off = from[i].off,
+                                    .first_chunk = from[i].first_chunk,
+                                    .n_entries = from[i].n_entries,
+                                    .n_chunks = from[i].n_chunks,
+                                    .batch_no = from[i].batch_no };
     seg_tables_free(tables);
     free(v);
     if (!b)
@@ -717,7 +716,7 @@ seg_store_locate(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
                      " bytes, the index wants %" PRIu32 " at %" PRIu32,
                      io_file_path(t->file), chunk, out->part.chunk.raw_len, len,
                      off);
-    if (rc < 0) {
+    if (rc != 0) {
         slot_put(s, t);
         return rc;
     }

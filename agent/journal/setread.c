@@ -182,10 +182,8 @@ struct extent_list {
 static int
 extent_add(struct extent_list *l, uint64_t off, uint64_t len, bool hole)
 {
-    struct io_extent *last = l->n ? &l->out[l->n - 1] : NULL;
-
-    if (last && last->hole == hole) {
-        last->len += len;
+    if (l->n > 0 && l->out[l->n - 1].hole == hole) {
+        l->out[l->n - 1].len += len;
         return 0;
     }
     if (l->n == l->max)

@@ -137,7 +137,7 @@ static void
 run_copy(struct io_work *w)
 {
     struct vreq *q = container_of(w, struct vreq, work);
-    uint8_t *buf = io_mem_alloc(COPY_BLOCKS * OVERLAY_BLOCK);
+    uint8_t *buf = io_mem_alloc(COPY_MEM);
 
     if (!buf) {
         q->res = err_set(&q->err, -ENOMEM, ERR_GEN_0002,
@@ -152,7 +152,7 @@ run_copy(struct io_work *w)
             e++;
         q->res = copy_stretch(q, buf, b, e);
     }
-    io_mem_free(buf, COPY_BLOCKS * OVERLAY_BLOCK);
+    io_mem_free(buf, COPY_MEM);
 }
 
 void

@@ -8,6 +8,7 @@
 enum {
     COPY_BLOCKS = 256, /* a conversion's window: 1 MiB */
     COPY_WORDS = COPY_BLOCKS / 64,
+    COPY_MEM = COPY_BLOCKS * OVERLAY_BLOCK,
     VIEW_IDLE_FETCHES = 8,
 };
 

@@ -21,7 +21,7 @@ snapshot(struct vreq *q)
 
     for (b = q->first; b < end; n++)
         b = overlay_stretch(q->vv->ov, b, end, &has);
-    q->st = calloc(n, sizeof *q->st);
+    q->st = calloc(MAX(n, (size_t)1), sizeof *q->st);
     if (!q->st)
         return -ENOMEM;
     for (b = q->first; q->n_st < n; q->n_st++) {
@@ -252,10 +252,8 @@ readers_go(struct journal_view *v)
 static bool
 add_extent(struct blkdev_req *rq, uint64_t len, bool hole)
 {
-    struct blkdev_extent *last = rq->ext_n ? &rq->ext[rq->ext_n - 1] : NULL;
-
-    if (last && last->zero == hole) {
-        last->len += len;
+    if (rq->ext_n > 0 && rq->ext[rq->ext_n - 1].zero == hole) {
+        rq->ext[rq->ext_n - 1].len += len;
         return true;
     }
     if (rq->ext_n == rq->ext_max ||

@@ -143,7 +143,7 @@ load_one(void *arg, const char *id, const char *json)
 static int
 import_tree(struct accounts *a, const cJSON *tree, struct err *err)
 {
-    const cJSON *user, *site;
+    const cJSON *user = NULL, *site = NULL;
     char *text;
     int rc = json_obj(tree, "User", JSON_REQUIRED, &user, err);
 

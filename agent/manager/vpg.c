@@ -192,7 +192,7 @@ decode_numbers(const cJSON *tree, struct vpg *v, struct err *err)
         { "CreatedMs", 0, JSON_INT_MAX, &v->created_ms, NULL },
         { "IntervalSeconds", 1, 900, NULL, &v->interval_s },
         { "RpoSeconds", 1, 1000000, NULL, &v->rpo_s },
-        { "HistorySeconds", 60, 720 * 3600, NULL, &v->history_s },
+        { "HistorySeconds", 60, 720ull * 3600, NULL, &v->history_s },
         { "Priority", 0, 2, NULL, &v->priority },
         { "HardLimitInBytes", 0, JSON_INT_MAX, &v->hard_bytes, NULL },
         { "WarnInBytes", 0, JSON_INT_MAX, &v->warn_bytes, NULL },

@@ -229,11 +229,11 @@ int64_t
 vpgs_rpo_ms(struct manager *m, const struct vpg *v)
 {
     const struct replicator *r = any_replicator(m, &v->target);
-    const cJSON *target = r ? replicator_target(r, v) : NULL;
     int64_t rpo = -1;
 
-    if (json_i64(target, "RpoMilliseconds", JSON_OPTIONAL, 0, JSON_INT_MAX,
-                 &rpo, NULL) < 0 ||
+    if (!r ||
+        json_i64(replicator_target(r, v), "RpoMilliseconds", JSON_OPTIONAL, 0,
+                 JSON_INT_MAX, &rpo, NULL) < 0 ||
         rpo < 0)
         return -1;
     /* grows while nobody tells us better */

@@ -253,8 +253,9 @@ serve_tcp(struct role *r, struct err *err)
     if (!r->cfg->replicator.nbd_tcp.enabled)
         return 0;
     rc = io_addr_parse(r->cfg->replicator.nbd_tcp.listen, &lc.addr, err);
-    if (rc == 0)
-        rc = nbd_listen(r->rep.nbd, &lc, &l, err);
+    if (rc < 0)
+        return rc;
+    rc = nbd_listen(r->rep.nbd, &lc, &l, err);
     if (rc < 0)
         return rc;
     nbd_listener_addr(l, &lc.addr);
@@ -388,7 +389,7 @@ role_open(struct role *r, struct err *err)
     };
     static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
     char chain[FILE_PATH_SIZE], key[FILE_PATH_SIZE];
-    struct io_addr control, data, bound;
+    struct io_addr control = { .port = 0 }, data = control, bound = control;
     int rc = role_paths(r, chain, key, err);
 
     if (rc == 0)
@@ -445,8 +446,10 @@ replicator_role_main(const struct agent_config *cfg)
     plant(r);
     rc = role_open(r, &err);
     if (rc < 0) {
+        /* The process ends: nothing needs to be given back.
+         * NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
         log_err(LOG_ERROR, ROOM, "", "starting", &err);
-        return 1; /* the process ends: nothing needs to be given back */
+        return 1;
     }
     log_line(LOG_INFO, ROOM, "",
              "replicator %s is ready: control %s, data %s, %u volumes, %s",

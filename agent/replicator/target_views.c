@@ -40,8 +40,8 @@ view_serve_volume(struct target_view *tv, unsigned i, struct err *err)
     rc = nbd_export_add(rep->nbd, &ec, &tv->volumes[i].export, err);
     if (rc < 0)
         return rc;
-    rc = snprintf(lc.addr.host, sizeof lc.addr.host, "%.160s/%s.%u.sock",
-                  rep->cfg.run_dir, id, tv->volumes[i].vol);
+    snprintf(lc.addr.host, sizeof lc.addr.host, "%.160s/%s.%u.sock",
+             rep->cfg.run_dir, id, tv->volumes[i].vol);
     lc.only = tv->volumes[i].export;
     rc = nbd_listen(rep->nbd, &lc, &tv->volumes[i].listener, err);
     if (rc < 0)

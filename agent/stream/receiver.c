@@ -72,18 +72,18 @@ struct receiver {
     struct io_task tell;
     /* straight writes */
     unsigned sync_inflight;
+    bool flushing;
     uint64_t sync_base; /* lowest id not yet confirmed */
     uint8_t sync_state[SYNC_WINDOW];
     uint64_t sync_next; /* the id the source must send next */
-    bool flushing;
     uint64_t flush_id, flush_gen;
     /* RPO */
     struct {
         uint64_t cut_no, age_ns;
     } age[CUT_AGES];
     unsigned age_i;
-    struct msg_lane_status source;
     bool has_source;
+    struct msg_lane_status source;
     uint64_t received_bytes, batches, sync_bytes;
     struct err err;
     bool failing; /* err stopped an open lane, and nothing has arrived since */
