@@ -177,7 +177,7 @@ class Guest:
         self.qmp = None
 
     def wait_up(self):
-        self.answer("start", 90)
+        self.answer("start", 180)
         self.qmp = Qmp(self.monitor)
         return time.monotonic() - self.begun
 
@@ -208,7 +208,7 @@ class Guest:
                     raise self.trouble("QEMU has ended during " + what)
                 self.got += data
 
-    def sh(self, command, seconds=60):
+    def sh(self, command, seconds=120):
         """Run a command line in the guest; its output."""
         try:
             self.proc.stdin.write(command.encode() + b"\n")
