@@ -148,6 +148,79 @@ checkpoints_list(struct http_req *rq, void *ctx)
     next_page(l);
 }
 
+struct one_point {
+    struct http_req *rq;
+    struct manager *m;
+};
+
+static void
+point_done(struct rpc *r)
+{
+    struct one_point *o = r->arg;
+    struct json_writer w;
+    struct buf out;
+
+    if (r->rc < 0) {
+        http_reply_err(o->rq,
+                       r->status >= 400 ? r->status : http_status_of(r->rc),
+                       &r->err);
+        free(o);
+        return;
+    }
+    buf_init(&out, API_JSON_MAX);
+    json_begin(&w, &out);
+    put_checkpoint(&w, NULL, o->m, r->json);
+    http_reply_buf(o->rq, 200, &out);
+    free(o);
+}
+
+static void
+checkpoint_get(struct http_req *rq, void *ctx)
+{
+    struct manager *m = ctx;
+    struct vpg *v = api_vpg(rq, m);
+    const char *point = http_req_path(rq, "checkpoint"),
+               *lane = http_req_query(rq, "incarnation");
+    char id[UUID_TEXT_SIZE], path[300];
+    struct err err = ERR_INIT;
+    struct one_point *o;
+    struct replicator *r;
+    struct uuid u;
+    uint64_t n;
+    int rc;
+
+    if (!v)
+        return;
+    if (text_parse_u64(point, 0, UINT64_MAX, &n) < 0 ||
+        (lane && uuid_parse(lane, &u) < 0)) {
+        http_reply_fail(rq, 400, ERR_API_0014,
+                        "a checkpoint is named by its number, an incarnation "
+                        "by its identifier");
+        return;
+    }
+    if (api_forwarded(rq, m, v, SIDE_RECOVERY))
+        return;
+    r = fleet_find(m, &v->target);
+    o = malloc(sizeof *o);
+    uuid_format(&v->id.u, id);
+    (void)snprintf(path, sizeof path,
+                   "/control/v1/targets/%s/checkpoints/%" PRIu64 "%s%.40s", id,
+                   n, lane ? "?incarnation=" : "", lane ? lane : "");
+    if (o)
+        *o = (struct one_point){ rq, m };
+    if (!o)
+        rc = err_set(&err, -ENOMEM, ERR_GEN_0002, "checkpoint: out of memory");
+    else if (!r)
+        rc = err_set(&err, -ENOENT, ERR_API_0013,
+                     "the replicator of this VPG is not known at this site");
+    else
+        rc = fleet_call(m, r, "GET", path, NULL, point_done, o, &err);
+    if (rc < 0) {
+        free(o);
+        http_reply_err(rq, http_status_of(rc), &err);
+    }
+}
+
 static void
 checkpoints_stats(struct http_req *rq, void *ctx)
 {
@@ -500,9 +573,11 @@ const struct http_route api_point_routes[] = {
     { "GET", ONE "/checkpoints", PRIV_VIEWER, 0, checkpoints_list,
       "Points in time, oldest first; startDate, endDate, offset, limit." },
     { "POST", ONE "/checkpoints", PRIV_MANAGE_VPG, 0, checkpoints_post,
-      "A tagged one: {CheckpointName}; the task ends when it is listed at the recovery site." },
+      "A tagged one: {CheckpointName}; the task ends when this very one is listed at the recovery site, and fails when it is lost on the way." },
     { "GET", ONE "/checkpoints/stats", PRIV_VIEWER, 0, checkpoints_stats,
       "{Earliest, Latest}." },
+    { "GET", ONE "/checkpoints/{checkpoint}", PRIV_VIEWER, 0, checkpoint_get,
+      "One of them, by its number; 404 with REP-0016: not listed (yet), 409 with REP-0022: lost, it will never be." },
     { "POST", ONE "/FailoverTest", PRIV_TEST_FAILOVER, 0, failover_test,
       "Open all volumes as of a point, writable on scratch: {CheckpointIdentifier, VmIdentifiers[]}; a task." },
     { "POST", ONE "/FailoverTestStop", PRIV_TEST_FAILOVER, 0, failover_test_stop,

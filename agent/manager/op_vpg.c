@@ -299,7 +299,7 @@ static enum op_verdict
 cut(struct op *op)
 {
     struct vpg *v = vpg_of(op);
-    const char *name = NULL, *id;
+    const char *name = NULL, *id, *lane = NULL;
     struct json_writer w;
     struct buf body;
     char path[200];
@@ -313,6 +313,10 @@ cut(struct op *op)
             return OP_FAILED;
         cJSON_DeleteItemFromObject(op->params, "CheckpointIdentifier");
         (void)cJSON_AddStringToObject(op->params, "CheckpointIdentifier", id);
+        cJSON_DeleteItemFromObject(op->params, "Incarnation");
+        if (json_str(op->reply->json, "Incarnation", JSON_OPTIONAL, &lane,
+                     NULL) == 1)
+            (void)cJSON_AddStringToObject(op->params, "Incarnation", lane);
         return OP_NEXT;
     }
     if (op->reply)
@@ -334,23 +338,59 @@ cut(struct op *op)
     return verdict;
 }
 
+/* Ask the recovery site for a checkpoint by its number: whether a newer one is
+ * listed says nothing of this one.  lane: of which incarnation it is. */
+static enum op_verdict
+ask_for_point(struct op *op, const struct vpg *v, const char *point,
+              const char *lane)
+{
+    enum op_verdict verdict;
+    struct json_writer w;
+    char id[UUID_TEXT_SIZE], target[300];
+    struct buf body;
+
+    uuid_format(&v->id.u, id);
+    (void)snprintf(target, sizeof target, "/v1/vpgs/%s/checkpoints/%.24s%s%.40s",
+                   id, point, lane ? "?incarnation=" : "", lane ? lane : "");
+    buf_init(&body, 2048);
+    json_begin(&w, &body);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "Method", "GET");
+    json_put_str(&w, "Target", target);
+    json_put_str(&w, "User", op->user);
+    json_put_str(&w, "Body", "");
+    json_close_obj(&w);
+    verdict =
+        op_call_peer(op, &v->recovery_site, "POST", "/peer/v1/forward", &body);
+    buf_release(&body);
+    return verdict;
+}
+
+/* The task ends when its own point is listed, and fails when that cannot happen
+ * any more. */
 static enum op_verdict
 durable(struct op *op)
 {
     struct vpg *v = vpg_of(op);
-    uint64_t ours = 0, newest = 0;
+    const char *point = "", *lane = NULL;
+    const struct rpc *r = op->reply;
 
     if (!v)
         return OP_FAILED;
-    (void)json_u64(op->params, "CheckpointIdentifier", JSON_REQUIRED, 0,
-                   UINT64_MAX, &ours, NULL);
-    if (json_u64(json_get(vpgs_target(op->m, v), "Newest"),
-                 "CheckpointIdentifier", JSON_REQUIRED, 0, UINT64_MAX, &newest,
-                 NULL) == 1 &&
-        newest >= ours)
+    if (r && r->rc == 0)
         return OP_NEXT;
-    return op_wait(op, DURABLE_MS,
-                   "the checkpoint to be listed at the recovery site");
+    if (r && r->err.code == ERR_REP_0022) {
+        op->err = r->err;
+        return OP_FAILED;
+    }
+    if (r) /* not yet, or the other site cannot be asked: again with the timer */
+        return op_wait(op, DURABLE_MS,
+                       "the checkpoint to be listed at the recovery site; "
+                       "holdfast points shows whether it is later");
+    (void)json_str(op->params, "CheckpointIdentifier", JSON_REQUIRED, &point,
+                   NULL);
+    (void)json_str(op->params, "Incarnation", JSON_OPTIONAL, &lane, NULL);
+    return ask_for_point(op, v, point, lane);
 }
 
 static const struct op_step tag_steps[] = {

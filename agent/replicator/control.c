@@ -201,6 +201,18 @@ query_u64(struct http_req *rq, const char *name, uint64_t *out)
     return -EINVAL;
 }
 
+static int
+query_uuid(struct http_req *rq, const char *name, struct uuid *out)
+{
+    const char *text = http_req_query(rq, name);
+
+    if (!text || uuid_parse(text, out) == 0)
+        return 0;
+    http_reply_fail(rq, 400, ERR_REP_0002, "%s=%.60s is no identifier", name,
+                    text);
+    return -EINVAL;
+}
+
 static bool
 query_true(struct http_req *rq, const char *name)
 {
@@ -235,6 +247,8 @@ control_fill(struct http_req *rq, struct ctl_call *c)
         query_u64(rq, "to", &c->query.to) < 0 ||
         query_u64(rq, "skip", &c->query.skip) < 0 ||
         query_u64(rq, "limit", &c->query.limit) < 0)
+        return -EINVAL;
+    if (query_uuid(rq, "incarnation", &c->query.incarnation) < 0)
         return -EINVAL;
     c->query.keep_replicas = query_true(rq, "keepReplicas");
     c->query.overwrite = query_true(rq, "overwrite");

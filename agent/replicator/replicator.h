@@ -105,6 +105,7 @@ struct ctl_call {
     struct {
         uint64_t from, to, skip, limit;
         bool keep_replicas, overwrite;
+        struct uuid incarnation; /* nil: not said */
     } query;
     cJSON *body; /* NULL: none */
     void *work;  /* the handler's own */

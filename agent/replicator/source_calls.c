@@ -431,6 +431,7 @@ source_checkpoint(struct ctl_call *c)
     json_open_obj(&w, NULL);
     json_put_u64_text(&w, "CheckpointIdentifier", cut_no);
     json_put_time(&w, "TimeStamp", wall_ns);
+    json_put_uuid(&w, "Incarnation", &s->super.incarnation.u);
     json_close_obj(&w);
     ctl_reply(c, 200, &out);
 }

@@ -79,6 +79,34 @@ target_parse_cut(const char *text, uint64_t *out)
     return 0;
 }
 
+/* Why a checkpoint that was made in an incarnation of the lane is not offered:
+ * it may be on its way still, or nothing of that incarnation comes any more.
+ * The journal takes up a new incarnation when all batches of the one before
+ * are durable, and what is durable is offered in order of the numbers. */
+static void
+not_offered(const struct target *t, const char *name, uint64_t cut,
+            const struct uuid *incarnation, struct err *err)
+{
+    struct journal_tail tail;
+    struct journal_point newest;
+
+    journal_tail(t->journal, &tail);
+    if (journal_point_newest(t->journal, &newest) == 0 && newest.cut_no > cut)
+        err_set(err, -ESTALE, ERR_REP_0022,
+                "checkpoint %s of VPG %s is lost: a newer one, %llu, is "
+                "offered here, and this one is not",
+                name, t->name, (unsigned long long)newest.cut_no);
+    else if (!uuid_is_nil(incarnation) && tail.any &&
+             !uuid_equal(&tail.incarnation.u, incarnation))
+        err_set(err, -ESTALE, ERR_REP_0022,
+                "checkpoint %s of VPG %s is lost: the lane was started anew "
+                "before its writes had arrived here",
+                name, t->name);
+    else
+        err_set(err, -ENOENT, ERR_REP_0016,
+                "checkpoint %s of VPG %s is not offered", name, t->name);
+}
+
 void
 target_checkpoint(struct ctl_call *c)
 {
@@ -91,10 +119,12 @@ target_checkpoint(struct ctl_call *c)
 
     if (!t)
         return;
-    if (target_parse_cut(c->point, &cut) < 0 ||
-        journal_point_find(t->journal, cut, &p) < 0) {
+    if (target_parse_cut(c->point, &cut) < 0)
         err_set(&err, -ENOENT, ERR_REP_0016,
                 "checkpoint %s of VPG %s is not offered", c->point, t->name);
+    else if (journal_point_find(t->journal, cut, &p) < 0)
+        not_offered(t, c->point, cut, &c->query.incarnation, &err);
+    if (err.num < 0) {
         ctl_reply_err(c, &err);
         return;
     }

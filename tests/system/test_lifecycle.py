@@ -49,6 +49,7 @@ def both_managers(it):
         check("%s lists the tagged point" % site.name, len(listed) == 1
               and listed[0]["CheckpointIdentifier"] == point["CheckpointIdentifier"]
               and listed[0]["TimeStamp"] == point["TimeStamp"], listed)
+    wait_until("older points", lambda: len(points(it)) > 4)
     older = points(it)[:-2]
     there = {c["CheckpointIdentifier"]: (c["TimeStamp"], c["Tag"])
              for c in it.london.api.checkpoints(it.vpg_id)}
@@ -83,6 +84,29 @@ def tag_waits_for_paris(it, proxy):
         proxy.allow(None)
     it.london.api.wait_task(task)
     check("when it ends, paris lists it", any(c["Tag"] == "held up" for c in points(it)))
+
+
+def lost_tag(it, proxy):
+    """A tag whose writes were only in the source's memory when that died: the task is about this point, so
+    it fails, although newer ones are listed soon."""
+    path = "/v1/vpgs/%s/checkpoints" % it.vpg_id
+    proxy.allow(0)
+    try:
+        write_pattern(it.nbd_uri("files"), 3 * MIB, noise("lost", MIB))
+        task = it.london.api.post(path, {"CheckpointName": "lost"})
+        wait_until("the cut to be made", lambda: it.london.api.get("/v1/tasks/" + task)["Generation"] >= 1)
+        old = it.london.kill("replicator", signal.SIGKILL)
+        wait_until("another replicator", lambda: it.london.pid("replicator") not in (None, old))
+    finally:
+        proxy.allow(None)
+    try:
+        it.london.api.wait_task(task, 60)
+    except hflab.LabError as e:
+        check("the task of a lost tag fails and says so", "REP-0022" in str(e) and "lost" in str(e), e)
+    else:
+        raise Failed("the task of a lost tag succeeded")
+    newest_is_source(it, "after the lost tag")
+    check("it is not listed", not any(c["Tag"] == "lost" for c in points(it)))
 
 
 def pause_and_resume(it):
@@ -328,7 +352,7 @@ def calm():
 
 
 def restarts():
-    life(restarts_of_processes, clean_restarts, killed_replicator, killed_site, overflow)
+    life(restarts_of_processes, lost_tag, clean_restarts, killed_replicator, killed_site, overflow)
 
 
 main(calm, restarts)

@@ -144,6 +144,7 @@ class FakeReplicator:
         self.history, self.alerts = 100000, []
         self.next_cut = 100
         self.lock = threading.Lock()
+        self.lose, self.allocated, self.free = False, 0, 1 << 39
 
     def join(self, token):
         return subprocess.run(
@@ -260,8 +261,9 @@ class FakeReplicator:
             self.next_cut += 1
             p = self.point(self.next_cut, body["Name"])
             other = [t for f in FAKES for i, t in f.targets.items() if i == parts[1]]
-            threading.Timer(0.8, lambda: other[0]["points"].append(p)).start()
-            return 200, {"CheckpointIdentifier": p["CheckpointIdentifier"], "TimeStamp": p["TimeStamp"]}
+            threading.Timer(0.8, lambda: other[0]["points"].append(kept)).start()
+            return 200, {"CheckpointIdentifier": p["CheckpointIdentifier"], "TimeStamp": p["TimeStamp"],
+                         "Incarnation": NIL}
         if parts[0] == "sources":
             lane["State"] = {"pause": "Paused", "resume": "Streaming", "forcesync": "Resync"}[parts[2]]
             return 200, None
@@ -271,12 +273,23 @@ class FakeReplicator:
             v = body["ViewIdentifier"]
             n = body["VolumeNumbers"] or [x["VolumeNumber"] for x in lane["Volumes"]]
             lane["views"][v] = {
+            if self.lose:  # a later one arrives instead
+                self.next_cut += 1
+            kept = self.point(self.next_cut) if self.lose else p
                 "ViewIdentifier": v, "Mode": body["Mode"], "TimeStamp": "2026-11-22T03:32:01.000Z", "Broken": None,
                 "CheckpointIdentifier": body["CheckpointIdentifier"] or lane["points"][-1]["CheckpointIdentifier"],
                 "Volumes": [dict(x, NbdUri=f"nbd+unix:///{v}", Connections=0) for x in lane["Volumes"] if x["VolumeNumber"] in n]}
             return 200, lane["views"][v]
         if parts[3] not in lane["views"]:
             return no
+        if parts[2] == "checkpoints" and len(parts) == 4:
+            n = int(parts[3])
+            for p in lane["points"]:
+                if int(p["CheckpointIdentifier"]) == n:
+                    return 200, p
+            if int(lane["points"][-1]["CheckpointIdentifier"]) > n:
+                return 409, {"Message": f"checkpoint {n} is lost", "Code": "REP-0022", "NextStep": "x"}
+            return 404, {"Message": f"checkpoint {n} is not offered", "Code": "REP-0016", "NextStep": "x"}
         del lane["views"][parts[3]]
         return 200, None
 
@@ -609,6 +622,15 @@ def test_vpg(a, b, fa, fb):
     refused(a.raw("DELETE", f"/peersites/{b.id}"), 400, "MGR-0011")
     return v
 
+    # one that is lost on the way, with a newer one listed: the task is about this one, and says so
+    fa.lose = True
+    t = a.finish(a.call("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "lost"}), ok=False)
+    fa.lose = False
+    assert "REP-0022" in t["CompleteReason"] and "lost" in t["CompleteReason"], t
+    for s in (a, b):
+        same(s.call("GET", f"/vpgs/{v}/checkpoints/3")["CheckpointIdentifier"], "3")
+        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/999999"), 404, "REP-0016")
+        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/x"), 400, "API-0014")
 
 def test_alone(a, b, fb, v):
     """The recovery site goes on with the protected one dead, and remembers after a restart."""
