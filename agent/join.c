@@ -19,6 +19,7 @@
 #include "common/bytes.h"
 #include "common/files.h"
 #include "common/httpc.h"
+#include "common/identity.h"
 #include "common/jointoken.h"
 #include "common/json.h"
 #include "common/pki.h"
@@ -40,6 +41,8 @@ struct join {
     struct pki_trust *trust;
     struct tls_ctx *tls;
     cJSON *answer;
+    bool again;          /* a replicator is in the state directory */
+    struct identity was; /* who it is */
     /* Out of the answer, checked. */
     struct buf chain, root; /* PEM */
     struct tls_identity who;
@@ -85,7 +88,7 @@ static int
 prepare(struct join *j, struct err *err)
 {
     const struct tls_settings ts = { .side = TLS_CLIENT };
-    int rc = pki_key_new(PKI_P256, &j->key, err);
+    int rc = j->key ? 0 : pki_key_new(PKI_P256, &j->key, err);
 
     if (rc == 0)
         rc = pki_csr_make(j->key, j->token.name, &j->csr, err);
@@ -118,6 +121,8 @@ write_body(struct join *j, const uint8_t proof[JOINTOKEN_PROOF_SIZE],
     json_put_str(&w, "Csr", csr_text);
     json_put_uuid(&w, "TokenIdentifier", &j->token.id);
     json_put_str(&w, "Proof", proof_text);
+    if (j->again)
+        json_put_uuid(&w, "Identifier", &j->was.who.id);
     json_close_obj(&w);
     free(csr_text);
     if (j->body.failed)
@@ -223,6 +228,8 @@ check_leaf(struct join *j, struct stack_st_X509 *chain, struct err *err)
         !uuid_equal(&j->who.site, &j->token.site) ||
         !uuid_equal(&j->who.deployment, &j->token.deployment))
         return unfit("the certificate is for another role or site", err);
+    if (j->again && !uuid_equal(&j->who.id, &j->was.who.id))
+        return unfit("the certificate is for another replicator", err);
     return 0;
 }
 
@@ -320,8 +327,12 @@ write_identity(const char *dir, const struct join *j, const char *manager,
     return rc < 0 ? rc : dir_sync(dir, err);
 }
 
-/* Is there room for a replicator in the state directory?  1: the directory is
- * there, 0: it must be made. */
+enum place {
+    PLACE_NOTHING, /* the state directory must be made */
+    PLACE_STATE,   /* it is there, a manager's */
+    PLACE_JOINED,  /* with a replicator in it */
+};
+
 static int
 check_place(const char *state, char out_role_dir[FILE_PATH_SIZE],
             struct err *err)
@@ -332,10 +343,57 @@ check_place(const char *state, char out_role_dir[FILE_PATH_SIZE],
         return rc;
     if (path_join(out_role_dir, state, "replicator", err) < 0)
         return -ENAMETOOLONG;
-    if (rc == 0 && access(out_role_dir, F_OK) == 0)
-        return err_set(err, -EEXIST, ERR_AGT_0005, "%s: has joined already",
-                       state);
-    return rc == 0;
+    if (rc < 0)
+        return PLACE_NOTHING;
+    return access(out_role_dir, F_OK) == 0 ? PLACE_JOINED : PLACE_STATE;
+}
+
+/* A replicator that is there joins again as itself, with its key: what it holds
+ * of its VPGs stays good. */
+static int
+take_old(const char *role_dir, struct join *j, struct err *err)
+{
+    char key[FILE_PATH_SIZE], chain[FILE_PATH_SIZE];
+    int rc = path_join(key, role_dir, ROLE_KEY_FILE, err);
+
+    if (rc == 0)
+        rc = path_join(chain, role_dir, ROLE_CHAIN_FILE, err);
+    if (rc == 0)
+        rc = identity_recover(key, chain, err);
+    if (rc == 0)
+        rc = identity_read(chain, &j->was, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(j->was.name, j->token.name) != 0 ||
+        !uuid_equal(&j->was.who.site, &j->token.site) ||
+        !uuid_equal(&j->was.who.deployment, &j->token.deployment))
+        return err_set(err, -EEXIST, ERR_AGT_0005,
+                       "%s holds replicator %s, the token is for %s%s",
+                       role_dir, j->was.name, j->token.name,
+                       uuid_equal(&j->was.who.site, &j->token.site)
+                           ? ""
+                           : " of another site");
+    j->again = true;
+    return pki_key_load(key, &j->key, err);
+}
+
+/* The pair in one step, then what says the same as before. */
+static int
+write_again(const char *role_dir, const struct join *j, const char *manager,
+            struct err *err)
+{
+    char key[FILE_PATH_SIZE], chain[FILE_PATH_SIZE];
+    int rc = path_join(key, role_dir, ROLE_KEY_FILE, err);
+
+    if (rc == 0)
+        rc = path_join(chain, role_dir, ROLE_CHAIN_FILE, err);
+    if (rc == 0)
+        rc = identity_replace(key, chain, j->key, &j->chain, err);
+    if (rc == 0)
+        rc = write_file(role_dir, ROLE_ROOT_FILE, 0644, &j->root, err);
+    if (rc == 0)
+        rc = write_joined(role_dir, j, manager, err);
+    return rc < 0 ? rc : dir_sync(role_dir, err);
 }
 
 /* Into a state directory that is there (a manager's): a directory of another
@@ -402,6 +460,8 @@ run_join(struct join *j, const struct join_options *o, struct err *err)
     rc = read_token(o->token_file, &j->token, err);
     if (rc == 0)
         rc = check_token(&j->token, err);
+    if (rc == 0 && there == PLACE_JOINED)
+        rc = take_old(role_dir, j, err);
     if (rc == 0)
         rc = prepare(j, err);
     if (rc == 0)
@@ -409,12 +469,17 @@ run_join(struct join *j, const struct join_options *o, struct err *err)
     if (rc == 0)
         rc = check_answer(j, err);
     if (rc == 0)
-        rc = there ? add_to_state(o->state, role_dir, j, o->manager, err)
-                   : make_state(o->state, j, o->manager, err);
+        rc = there == PLACE_JOINED ? write_again(role_dir, j, o->manager, err)
+             : there == PLACE_STATE
+                 ? add_to_state(o->state, role_dir, j, o->manager, err)
+                 : make_state(o->state, j, o->manager, err);
     if (rc < 0)
         return rc;
     uuid_format(&j->who.id, id);
     printf("replicator: %s\nidentifier: %s\n", j->token.name, id);
+    if (j->again)
+        printf(
+            "joined again: a running holdfastd takes the certificate within a minute\n");
     return 0;
 }
 

@@ -30,6 +30,7 @@ identity_of(const X509 *leaf, struct identity *out, struct err *err)
         return err_set(err, -EINVAL, ERR_TLS_0008,
                        "the certificate's times cannot be read");
     pki_serial(leaf, id.serial);
+    pki_key_text(X509_get0_pubkey(leaf), id.key);
     if (X509_NAME_get_text_by_NID(X509_get_subject_name(leaf), NID_commonName,
                                   id.name, sizeof id.name) < 0)
         id.name[0] = '\0';

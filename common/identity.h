@@ -21,6 +21,7 @@ struct identity {
     struct tls_identity who;
     char name[PKI_NAME_MAX + 1];
     char serial[PKI_SERIAL_SIZE];
+    char key[PKI_FINGERPRINT_TEXT];     /* pki_key_text() */
     uint64_t not_before_s, not_after_s; /* Unix seconds */
 };
 

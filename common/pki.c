@@ -272,6 +272,21 @@ pki_fingerprint(const X509 *cert, uint8_t out[PKI_FINGERPRINT_SIZE])
         memset(out, 0, PKI_FINGERPRINT_SIZE); /* equals no real one */
 }
 
+void
+pki_key_text(EVP_PKEY *key, char out[PKI_FINGERPRINT_TEXT])
+{
+    uint8_t digest[PKI_FINGERPRINT_SIZE];
+    unsigned char *der = NULL;
+    unsigned n = 0;
+    int len = key ? i2d_PUBKEY(key, &der) : -1;
+
+    out[0] = '\0'; /* no key's text */
+    if (len > 0 &&
+        EVP_Digest(der, (size_t)len, digest, &n, EVP_sha256(), NULL) == 1)
+        hex_encode(digest, sizeof digest, out);
+    OPENSSL_free(der);
+}
+
 static void
 serial_text(const ASN1_INTEGER *serial, char out[PKI_SERIAL_SIZE])
 {

@@ -80,6 +80,9 @@ int pki_cert_identity(const X509 *cert, struct tls_identity *out_who,
                       struct err *err);
 /* SHA-256 over the DER form. */
 void pki_fingerprint(const X509 *cert, uint8_t out[PKI_FINGERPRINT_SIZE]);
+/* SHA-256 over the DER form of a public key, lower-case hexadecimal: says which
+ * key it is. */
+void pki_key_text(EVP_PKEY *key, char out[PKI_FINGERPRINT_TEXT]);
 void pki_serial(const X509 *cert, char out[PKI_SERIAL_SIZE]);
 /* Unix seconds; 0 when the certificate's time cannot be read. */
 uint64_t pki_not_before(const X509 *cert);

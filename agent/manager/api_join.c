@@ -141,7 +141,8 @@ read_token(void *arg, const char *id, const char *json)
 
 struct join {
     const char *token_text;
-    struct uuid token, id;
+    struct uuid token, id; /* id: asked for, or nil; then given */
+    bool again;            /* a replicator that we know comes back */
     uint8_t csr[4096];
     size_t csr_len;
     uint8_t proof[JOINTOKEN_PROOF_SIZE];
@@ -160,7 +161,8 @@ read_join(const cJSON *body, struct join *j, struct err *err)
         json_str(body, "TokenIdentifier", JSON_REQUIRED, &j->token_text, err) <
             0 ||
         json_str(body, "Csr", JSON_REQUIRED, &csr, err) < 0 ||
-        json_str(body, "Proof", JSON_REQUIRED, &proof, err) < 0)
+        json_str(body, "Proof", JSON_REQUIRED, &proof, err) < 0 ||
+        json_uuid(body, "Identifier", JSON_OPTIONAL, &j->id, err) < 0)
         return -EINVAL;
     n = text_b64_decode(TEXT_B64_STD, csr, j->csr, sizeof j->csr);
     if (n <= 0 || text_b64_decode(TEXT_B64_STD, proof, j->proof,
@@ -169,6 +171,31 @@ read_join(const cJSON *body, struct join *j, struct err *err)
                        "Csr or Proof is no base64 of the expected length");
     j->csr_len = (size_t)n;
     return 0;
+}
+
+/* One that joins with its old key keeps its identity, and with it its VPGs:
+ * the key proves who it is, the token that an administrator wants it. */
+static int
+check_again(struct manager *m, struct join *j, struct err *err)
+{
+    const struct replicator *r = fleet_find(m, &j->id);
+
+    if (!r)
+        return err_set(err, -EACCES, ERR_MGR_0018,
+                       "site %s does not know the replicator that wants to "
+                       "join again as %s: it was taken out",
+                       m->site_name, j->kept.name);
+    if (r->revoked)
+        return err_set(err, -EACCES, ERR_MGR_0018,
+                       "replicator %s was revoked: its key is not taken again",
+                       r->name);
+    if (strcmp(r->name, j->kept.name) != 0 || !fleet_knows_key(r, j->key))
+        return err_set(err, -EACCES, ERR_MGR_0018,
+                       "replicator %s wants to join again as %s with a key "
+                       "that it never had a certificate for",
+                       r->name, j->kept.name);
+    j->again = true;
+    return fleet_may_renew(m, r, err);
 }
 
 static int
@@ -200,12 +227,15 @@ check_join(struct http_req *rq, struct manager *m, struct join *j,
         return err_set(err, -EACCES, ERR_MGR_0008,
                        "the request is for the name %s, the token for %s", name,
                        j->kept.name);
+    if (!uuid_is_nil(&j->id))
+        return check_again(m, j, err);
     list_for_each (pos, &m->replicators) {
         const struct replicator *r = list_entry(pos, struct replicator, link);
 
         if (!r->revoked && strcmp(r->name, name) == 0)
             return err_set(err, -EEXIST, ERR_MGR_0008,
-                           "there is a replicator named %s already: take it out first",
+                           "there is a replicator named %s already: the same host joins again with the state "
+                           "directory that it has; for another one take it out first",
                            name);
     }
     return 0;
@@ -221,7 +251,7 @@ burn_and_sign(struct manager *m, struct join *j, struct err *err)
                     "\"ExpirySeconds\":0,\"Used\":true}",
                     err);
 
-    if (rc == 0)
+    if (rc == 0 && !j->again)
         rc = pki_uuid(&j->id, err);
     if (rc == 0)
         rc = keys_sign(m, j->key, j->kept.name, &j->id, &j->cert, err);
@@ -280,8 +310,9 @@ join(struct http_req *rq, void *ctx)
                  http_req_source(rq), err.msg);
         http_reply_err(rq, http_status_of(rc), &err);
     } else {
-        (void)snprintf(text, sizeof text, "replicator %s has joined from %s",
-                       j->kept.name, http_req_source(rq));
+        (void)snprintf(text, sizeof text, "replicator %s has joined %sfrom %s",
+                       j->kept.name, j->again ? "again " : "",
+                       http_req_source(rq));
         events_record(m, 9, NULL, "", true, "", text);
         reply_join(rq, m, j);
     }
@@ -336,7 +367,7 @@ const struct http_route api_join_routes[] = {
     { "POST", "/v1/jointokens", PRIV_MANAGE_VRA, 0, tokens_post,
       "A join token: {Name, Role, ValidSeconds}; answers {Token, TokenIdentifier, ValidUntil}." },
     { "POST", "/v1/join", PRIV_NONE, 64 * 1024, join,
-      "For holdfastd join: {Csr, TokenIdentifier, Proof}, the proof bound to the TLS connection." },
+      "For holdfastd join: {Csr, TokenIdentifier, Proof}, the proof bound to the TLS connection; with {Identifier} and its old key a replicator keeps its identity." },
     { "POST", "/v1/announce", PRIV_NONE, 4096, announce,
       "For replicators, by their certificate: {ControlAddress}." },
     { NULL, NULL, 0, 0, NULL, NULL },

@@ -136,6 +136,7 @@ put_issued(struct json_writer *w, const struct replicator *r)
     for (unsigned i = 0; i < r->n_issued; i++) {
         json_open_obj(w, NULL);
         json_put_str(w, "Serial", r->issued[i].serial);
+        json_put_str(w, "Key", r->issued[i].key);
         json_put_u64(w, "NotBeforeSeconds", r->issued[i].not_before_s);
         json_put_u64(w, "NotAfterSeconds", r->issued[i].not_after_s);
         json_close_obj(w);
@@ -196,8 +197,8 @@ replicator_new(struct manager *m, const struct uuid *id)
 }
 
 static int
-add_issued(struct replicator *r, const char *serial, uint64_t from_s,
-           uint64_t to_s)
+add_issued(struct replicator *r, const char *serial, const char *key,
+           uint64_t from_s, uint64_t to_s)
 {
     struct issued *more = reallocarray(r->issued, r->n_issued + 1, sizeof *more);
 
@@ -207,6 +208,7 @@ add_issued(struct replicator *r, const char *serial, uint64_t from_s,
     more += r->n_issued++;
     *more = (struct issued){ .not_before_s = from_s, .not_after_s = to_s };
     (void)snprintf(more->serial, sizeof more->serial, "%s", serial);
+    (void)snprintf(more->key, sizeof more->key, "%s", key);
     return 0;
 }
 
@@ -214,22 +216,24 @@ add_issued(struct replicator *r, const char *serial, uint64_t from_s,
 static int
 load_issued(struct replicator *r, const cJSON *tree)
 {
-    const char *serial = NULL;
+    const char *serial = NULL, *key;
     const cJSON *list = NULL, *item;
     uint64_t from, to;
 
     if (json_str(tree, "Serial", JSON_OPTIONAL, &serial, NULL) == 1 &&
-        add_issued(r, serial, 0, 0) < 0)
+        add_issued(r, serial, "", 0, 0) < 0)
         return -ENOMEM;
     (void)json_array(tree, "Certificates", JSON_OPTIONAL, &list, NULL);
     cJSON_ArrayForEach (item, list) {
+        key = "";
+        (void)json_str(item, "Key", JSON_OPTIONAL, &key, NULL);
         if (json_str(item, "Serial", JSON_REQUIRED, &serial, NULL) < 0 ||
             json_u64(item, "NotBeforeSeconds", JSON_REQUIRED, 0, JSON_INT_MAX,
                      &from, NULL) < 0 ||
             json_u64(item, "NotAfterSeconds", JSON_REQUIRED, 0, JSON_INT_MAX,
                      &to, NULL) < 0)
             return -EIO;
-        if (add_issued(r, serial, from, to) < 0)
+        if (add_issued(r, serial, key, from, to) < 0)
             return -ENOMEM;
     }
     return r->n_issued ? 0 : -EIO;
@@ -307,7 +311,9 @@ fleet_add(struct manager *m, const struct uuid *id, const char *name,
 
     if (is_new)
         r = replicator_new(m, id);
-    if (!r || add_issued(r, cert->serial, cert->not_before_s,
+    else
+        prune_issued(r);
+    if (!r || add_issued(r, cert->serial, cert->key, cert->not_before_s,
                          cert->not_after_s) < 0) {
         if (is_new)
             replicator_free(r);
@@ -322,6 +328,18 @@ fleet_add(struct manager *m, const struct uuid *id, const char *name,
     else if (is_new)
         replicator_free(r);
     return rc;
+}
+
+bool
+fleet_knows_key(const struct replicator *r, EVP_PKEY *key)
+{
+    char text[PKI_FINGERPRINT_TEXT];
+
+    pki_key_text(key, text);
+    for (unsigned i = 0; i < r->n_issued; i++)
+        if (*text && strcmp(r->issued[i].key, text) == 0)
+            return true;
+    return false;
 }
 
 int
@@ -347,7 +365,8 @@ fleet_renewed(struct manager *m, struct replicator *r,
     int rc;
 
     prune_issued(r);
-    if (add_issued(r, cert->serial, cert->not_before_s, cert->not_after_s) < 0)
+    if (add_issued(r, cert->serial, cert->key, cert->not_before_s,
+                   cert->not_after_s) < 0)
         return err_set(err, -ENOMEM, ERR_GEN_0002, "replicator: out of memory");
     rc = save(m, r, err);
     if (rc < 0)

@@ -55,6 +55,7 @@ struct manager_config {
 /* A certificate that a replicator of ours got and that has not expired. */
 struct issued {
     char serial[PKI_SERIAL_SIZE];
+    char key[PKI_FINGERPRINT_TEXT];     /* pki_key_text(); "": not known */
     uint64_t not_before_s, not_after_s; /* 0: not known */
 };
 enum {
@@ -154,6 +155,8 @@ bool replicator_fresh(const struct replicator *r);
 /* Durable; replaces one by the same identifier. */
 int fleet_add(struct manager *m, const struct uuid *id, const char *name,
               const struct identity *cert, struct err *err);
+/* Has it had a certificate for this key? */
+bool fleet_knows_key(const struct replicator *r, EVP_PKEY *key);
 /* Is there room for one more certificate?  -EBUSY with MGR-0016. */
 int
 fleet_may_renew(struct manager *m, const struct replicator *r, struct err *err);

@@ -200,6 +200,41 @@ read_answer(const struct httpc_response *rs, struct buf *out_chain,
     return rc < 0 ? err_prefix(err, "the manager's answer") : 0;
 }
 
+static int
+give_to_contexts(struct renew *r, struct stack_st_X509 *chain, EVP_PKEY *key,
+                 struct err *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < r->n_contexts; i++)
+        rc = tls_ctx_set_own(r->contexts[i], chain, key, err);
+    return rc < 0 ? rc : identity_of(sk_X509_value(chain, 0), &r->now, err);
+}
+
+/* holdfastd join may have put another certificate there, for the key we have or
+ * a later one of ours: 1 taken, 0 there is none. */
+static int
+take_from_files(struct renew *r, struct err *err)
+{
+    struct stack_st_X509 *chain = NULL;
+    EVP_PKEY *key = NULL;
+    struct identity there;
+    int rc = identity_read(r->chain, &there, err);
+
+    if (rc < 0 || strcmp(there.serial, r->now.serial) == 0)
+        return rc;
+    rc = pki_certs_load(r->chain, &chain, err);
+    if (rc == 0)
+        rc = pki_key_load(r->key, &key, err);
+    if (rc == 0)
+        rc = check_chain(r, chain, key, err);
+    if (rc == 0)
+        rc = give_to_contexts(r, chain, key, err);
+    pki_certs_free(chain);
+    EVP_PKEY_free(key);
+    return rc < 0 ? rc : 1;
+}
+
 /* From here on the files rule: what the contexts do not take now they take at
  * the next start. */
 static int
@@ -213,10 +248,8 @@ put_in_use(struct renew *r, EVP_PKEY *key, const struct buf *pem,
         rc = check_chain(r, chain, key, err);
     if (rc == 0)
         rc = identity_replace(r->key, r->chain, key, pem, err);
-    for (size_t i = 0; rc == 0 && i < r->n_contexts; i++)
-        rc = tls_ctx_set_own(r->contexts[i], chain, key, err);
     if (rc == 0)
-        rc = identity_of(sk_X509_value(chain, 0), &r->now, err);
+        rc = give_to_contexts(r, chain, key, err);
     pki_certs_free(chain);
     return rc;
 }
@@ -309,6 +342,23 @@ attempt(struct renew *r, uint64_t now_s)
              r->now.serial, until);
 }
 
+static void
+look_at_files(struct renew *r)
+{
+    struct err err = ERR_INIT;
+    int rc = take_from_files(r, &err);
+
+    if (rc > 0) {
+        plan(r);
+        log_line(LOG_INFO, ROOM, "", "joined again: certificate %s is in use",
+                 r->now.serial);
+    } else if (rc < 0 && strcmp(r->said, err.msg) != 0) {
+        snprintf(r->said, sizeof r->said, "%s", err.msg);
+        log_err(LOG_WARN, ROOM, "", "the certificate on disk is not taken",
+                &err);
+    }
+}
+
 static void *
 renew_thread(void *arg)
 {
@@ -322,6 +372,7 @@ renew_thread(void *arg)
         r->look = false;
         pthread_mutex_unlock(&r->lock);
         now_s = wall_s();
+        look_at_files(r);
         if (identity_asked(r->chain)) {
             r->said[0] = '\0';
             r->due_s = now_s;

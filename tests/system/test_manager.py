@@ -13,6 +13,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -151,6 +152,17 @@ class FakeReplicator:
             [HOLDFASTD, "join", "--state", self.state, "--token", "-", "--manager", f"127.0.0.1:{self.site.api_port}"],
             input=token + "\n", text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
+
+    def identifier(self):
+        with open(self.state + "/replicator/joined.json") as f:
+            return json.load(f)["Identifier"]
+
+    def seen(self, figure):
+        """Has the manager asked since the figure was set?"""
+        n = self.calls.count(("GET", "/control/v1/status"))
+        wait_until(f"{self.name} to be asked for {figure}",
+                   lambda: self.calls.count(("GET", "/control/v1/status")) > n + 1)
+        return True
 
     def serve(self):
         d = os.path.join(self.state, "replicator")
@@ -444,6 +456,21 @@ def test_join(site, fake, work):
     again = site.call("POST", "/jointokens", {"Name": fake.name})["Token"]
     done = twin.join(again)
     assert done.returncode != 0 and "already" in done.stdout, done.stdout  # MGR-0008
+    # the host itself, with its key: it is who it was; with another key it is not
+    chain = open(fake.state + "/replicator/chain.pem").read()
+    mine = fake.identifier()
+    done = fake.join(site.call("POST", "/jointokens", {"Name": fake.name})["Token"])
+    assert done.returncode == 0 and mine in done.stdout and "again" in done.stdout, done.stdout
+    assert chain != open(fake.state + "/replicator/chain.pem").read()
+    same(len(site.call("GET", "/vras")), 1)
+    shutil.copytree(fake.state, twin.state)
+    key = twin.state + "/replicator/key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key],
+                   check=True, stderr=subprocess.DEVNULL)
+    os.chmod(key, 0o600)
+    done = twin.join(site.call("POST", "/jointokens", {"Name": fake.name})["Token"])
+    assert done.returncode == 1 and "never had" in done.stdout, done.stdout  # MGR-0018
+    same(fake.identifier(), mine)
     short = site.call("POST", "/jointokens", {"Name": "short", "ValidSeconds": 1})
     time.sleep(2.1)
     done = twin.join(short["Token"])
@@ -746,6 +773,9 @@ def main():
             for s in (a, b):
                 s.start()
             test_login(a)
+    # a key that was revoked is not taken again
+    done = fake.join(site.call("POST", "/jointokens", {"Name": fake.name})["Token"])
+    assert done.returncode == 1 and "revoked" in done.stdout, done.stdout
             b.login()
             test_bad_input(a)
             test_pairing(a, b)

@@ -8,6 +8,7 @@ MGR-0005, MGR-0007, AGT-0004, AGT-0006, AGT-0007."""
 import base64
 import hashlib
 import os
+import signal
 import socket
 import ssl
 import struct
@@ -20,7 +21,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
 import hflab  # noqa: E402
 from labtest import (MIB, Failed, check, lab, log_end, logged, main, refused, run, say, tag,  # noqa: E402
-                     wait_until)
+                     wait_logged, wait_until)
 
 ROLE_OID = "2.25.1442436540312744565"
 
@@ -332,6 +333,23 @@ def join_tokens(it, rogue):
           again.stderr.strip())
 
 
+def joined_again(it):
+    """With a fresh token and the key that it has, a replicator is who it was, also while it runs."""
+    before = it.paris.api.get("/v1/vras")
+    since = log_end(it.paris)
+    out = join(it.paris.state, make_token(it.paris, before[0]["VraName"]), it.paris)
+    check("paris's replicator joins again", "again" in out.stdout, out.stdout)
+    os.kill(it.paris.pid("supervisor"), signal.SIGHUP)
+    check("it takes the certificate while it runs", wait_logged(it.paris, "joined again: certificate", since))
+    after = it.paris.api.get("/v1/vras")
+    check("under the identity that it had", [v["HostIdentifier"] for v in after] == [v["HostIdentifier"] for v in before])
+    tag(it, "after joining again")
+    it.paris.stop()
+    it.paris.start()
+    it.paris.wait_api()
+    tag(it, "after joining again and a restart", 90)
+
+
 def flip(token):
     at = len(token) // 2
     return token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1:]
@@ -382,6 +400,7 @@ def trust():
         other_versions(it)
         join_tokens(it, rogue)
         pair_tokens(it)
+        joined_again(it)
         revoked(it)
         tag(it, "at the end")
         for site in it.sites:

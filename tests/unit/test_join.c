@@ -23,6 +23,7 @@
 #include "commands.h"
 #include "common/bytes.h"
 #include "common/files.h"
+#include "common/identity.h"
 #include "common/jointoken.h"
 #include "common/json.h"
 #include "common/text.h"
@@ -36,7 +37,8 @@ enum mode {
     OTHER_KEY,
     OTHER_SITE,
     GARBAGE,
-    OTHER_ROLE
+    OTHER_ROLE,
+    OTHER_ID
 };
 
 static char dir[] = "/tmp/holdfast-join-XXXXXX";
@@ -128,7 +130,9 @@ make_answer(struct manager *m, const char *body, SSL *ssl, struct buf *out)
                                    .role = m->mode == OTHER_ROLE
                                                ? TLS_ROLE_MANAGER
                                                : TLS_ROLE_REPLICATOR };
-    must(pki_uuid(&p.who.id, &e), &e);
+    if (json_uuid(root, "Identifier", JSON_OPTIONAL, &p.who.id, &e) != 1 ||
+        m->mode == OTHER_ID)
+        must(pki_uuid(&p.who.id, &e), &e);
     must(pki_sign_leaf(by->ca, by->ca_key, m->mode == OTHER_KEY ? other : key,
                        &p, (uint64_t)time(NULL), &cert, &e),
          &e);
@@ -265,21 +269,28 @@ manager_stop(struct manager *m)
 }
 
 static void
-make_token(struct jointoken *t, const struct site *s, int64_t valid_s)
+make_token_for(struct jointoken *t, const struct site *s, const char *name,
+               int64_t valid_s)
 {
     struct err e = ERR_INIT;
     char text[JOINTOKEN_TEXT_SIZE];
 
     *t = (struct jointoken){ .role = TLS_ROLE_REPLICATOR,
-                             .name = "host-1",
                              .deployment = s->deployment,
                              .site = s->id };
+    (void)snprintf(t->name, sizeof t->name, "%s", name);
     must(pki_uuid(&t->id, &e), &e);
     t->expiry_s = (uint64_t)((int64_t)time(NULL) + valid_s);
     pki_fingerprint(s->root, t->root);
     memset(t->secret, 0x5a, sizeof t->secret);
     (void)jointoken_encode(t, text);
     must(file_replace(in_dir("token"), 0600, text, strlen(text), &e), &e);
+}
+
+static void
+make_token(struct jointoken *t, const struct site *s, int64_t valid_s)
+{
+    make_token_for(t, s, "host-1", valid_s);
 }
 
 static void
@@ -315,9 +326,59 @@ joins(void **state)
     EVP_PKEY_free(key);
     (void)snprintf(path, sizeof path, "%s/replicator/joined.json", o.state);
     assert_int_equal(access(path, R_OK), 0);
-    /* once is enough */
+    /* as somebody else, or for another site: nothing is sent */
+    make_token_for(&m.token, &london, "host-2", 60);
     assert_int_equal(command_join(&o, &e), -EEXIST);
     assert_int_equal(e.code, ERR_AGT_0005);
+    make_token(&m.token, &paris, 60);
+    assert_int_equal(command_join(&o, &e), -EEXIST);
+    assert_int_equal(e.code, ERR_AGT_0005);
+}
+
+/* With the key it has, as the replicator it is; whatever goes wrong on the way
+ * leaves what is there. */
+static void
+joins_again(void **state)
+{
+    struct manager m = { .site = &london, .own = &london_manager };
+    struct join_options o = { .token_file = in_dir("token") };
+    static const enum mode bad[] = { REFUSE, OTHER_KEY, OTHER_ID, GARBAGE };
+    struct identity before, after;
+    EVP_PKEY *key = NULL;
+    struct err e = ERR_INIT;
+    char path[200], key_path[200];
+
+    (void)state;
+    o.manager = m.address;
+    o.state = in_dir("again");
+    (void)snprintf(path, sizeof path, "%s/replicator/chain.pem", o.state);
+    (void)snprintf(key_path, sizeof key_path, "%s/replicator/key.pem", o.state);
+    make_token(&m.token, &london, 60);
+    manager_start(&m, NULL);
+    must(command_join(&o, &e), &e);
+    manager_stop(&m);
+    assert_null(strstr(m.last, "\"Identifier\""));
+    must(identity_read(path, &before, &e), &e);
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        m.mode = bad[i];
+        manager_start(&m, NULL);
+        assert_true(command_join(&o, &e) < 0);
+        manager_stop(&m);
+        must(identity_read(path, &after, &e), &e);
+        assert_string_equal(after.serial, before.serial);
+    }
+    m.mode = GOOD;
+    manager_start(&m, NULL);
+    must(command_join(&o, &e), &e);
+    manager_stop(&m);
+    assert_true(m.proof_ok);
+    assert_non_null(strstr(m.last, "\"Identifier\""));
+    must(identity_read(path, &after, &e), &e);
+    assert_string_not_equal(after.serial, before.serial);
+    assert_true(uuid_equal(&after.who.id, &before.who.id));
+    assert_string_equal(after.key, before.key);
+    must(pki_key_load(key_path, &key, &e), &e);
+    EVP_PKEY_free(key);
 }
 
 /* Into the state directory of a manager on the same host, while it is locked
@@ -462,6 +523,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(joins),
+        cmocka_unit_test(joins_again),
         cmocka_unit_test(joins_beside_a_manager),
         cmocka_unit_test(refuses_wrong_answers),
         cmocka_unit_test(refuses_bad_tokens),
