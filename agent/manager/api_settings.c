@@ -533,9 +533,11 @@ commit(struct http_req *rq, void *ctx)
 {
     struct manager *m = ctx;
     struct draft *d = find_draft(rq, m);
+    char id[UUID_TEXT_SIZE], warning[ERR_MSG_MAX];
     struct err err = ERR_INIT;
-    char id[UUID_TEXT_SIZE];
     struct vpg *v = NULL;
+    cJSON *params;
+    bool any = false;
 
     if (!d)
         return;
@@ -547,6 +549,13 @@ commit(struct http_req *rq, void *ctx)
         http_reply_err(rq, 400, &err);
         return;
     }
+    (void)json_bool(json_get(d->tree, "Journal"), "IgnoreFreeSpace",
+                    JSON_OPTIONAL, &any, NULL);
+    if (space_check(m, v, warning, sizeof warning, &err) < 0 && !any) {
+        vpg_free(v);
+        http_reply_err(rq, http_status_of(err.num), &err);
+        return;
+    }
     uuid_format(&v->id.u, id);
     set_text(v->settings, "VpgIdentifier", id);
     if (vpgs_put(m, v, &err) < 0) {
@@ -555,7 +564,12 @@ commit(struct http_req *rq, void *ctx)
         return;
     }
     draft_free(d);
-    api_start(rq, m, &op_create_vpg, v, NULL);
+    params = cJSON_CreateObject();
+    if (err.num < 0) /* asked for although */
+        (void)snprintf(warning, sizeof warning, "warning: %.400s", err.msg);
+    if (*warning)
+        (void)cJSON_AddStringToObject(params, "Warning", warning);
+    api_start(rq, m, &op_create_vpg, v, params);
 }
 
 static void

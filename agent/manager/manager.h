@@ -387,6 +387,13 @@ int settings_to_vpg(struct manager *m, const cJSON *tree, struct vpg **out_vpg,
 int settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
                    struct err *err);
 
+/* --- space.c ---------------------------------------------------------------------------- */
+
+/* -ENOSPC with MGR-0017: the store has no room for what the volumes use now.
+ * 0, with a sentence in out_warning: only if they do not grow. */
+int space_check(struct manager *m, const struct vpg *v, char *out_warning,
+                size_t size, struct err *err);
+
 /* --- api.c: what the routes share -------------------------------------------------------- */
 
 /* Privileges of section 6.5 of the security reference, as far as routes use

@@ -331,14 +331,19 @@ op_end(struct op *op, bool ok)
 {
     struct err err = ERR_INIT;
     char text[ERR_MSG_MAX + 200];
+    const char *warning = "";
 
     op->completed_ms = wall_ms();
     forget_secret(op);
     if (ok) {
         op->state = OP_COMPLETED;
         op->progress = 100;
-        (void)snprintf(text, sizeof text, "%s of %s has ended", op->type->task,
-                       *op->vpg_name ? op->vpg_name : op->m->site_name);
+        (void)json_str(op->params, "Warning", JSON_OPTIONAL, &warning, NULL);
+        (void)snprintf(op->reason, sizeof op->reason, "%s", warning);
+        (void)snprintf(text, sizeof text, "%s of %s has ended%s%s",
+                       op->type->task,
+                       *op->vpg_name ? op->vpg_name : op->m->site_name,
+                       *warning ? ": " : "", warning);
     } else {
         op->state = OP_STATE_FAILED;
         (void)snprintf(op->reason, sizeof op->reason, "%.*s (%s)",

@@ -27,6 +27,7 @@ static const char defaults[] =
     "\"Scripting\":{\"PreRecovery\":" SCRIPT ",\"PostRecovery\":" SCRIPT
     ",\"PostBackup\":null},"
     "\"Journal\":{\"DatastoreIdentifier\":null,\"DatastoreClusterIdentifier\":null,"
+    "\"IgnoreFreeSpace\":false,"
     "\"Limitation\":{\"HardLimitInMB\":153600,\"HardLimitInPercent\":0,"
     "\"WarningThresholdInMB\":115200,\"WarningThresholdInPercent\":0}},"
     "\"Scratch\":{\"DatastoreIdentifier\":null,\"DatastoreClusterIdentifier\":null,"

@@ -144,8 +144,8 @@ class FakeReplicator:
         self.away = False
         self.history, self.alerts = 100000, []
         self.next_cut = 100
-        self.lock = threading.Lock()
         self.lose, self.allocated, self.free = False, 0, 1 << 39
+        self.lock = threading.Lock()
 
     def join(self, token):
         return subprocess.run(
@@ -220,7 +220,7 @@ class FakeReplicator:
 
     def status(self):
         vols = [{"VolumeIdentifier": v, "VolumeName": f"{self.name}/v{i}", "Path": "/dev/null", "SizeInBytes": 1 << 30,
-                 "AllocatedInBytes": 0, "NbdUri": "nbd+unix:///x", "Connections": 0, "Error": None, "ReadsTotal": 0,
+                 "AllocatedInBytes": self.allocated, "NbdUri": "nbd+unix:///x", "Connections": 0, "Error": None, "ReadsTotal": 0,
                  "WritesTotal": 0, "ReadBytesTotal": 0, "WriteBytesTotal": 0} for i, v in enumerate(self.volumes)]
         return {
             "Replicator": {"Identifier": str(uuid.uuid4()), "Name": self.name, "Version": "0.1.0",
@@ -228,7 +228,7 @@ class FakeReplicator:
                            "DataAddress": "127.0.0.1:4008", "RingUsedInBytes": 0, "RingSizeInBytes": 1, "Backend": "epoll"},
             "Vms": [{"VmIdentifier": self.vm, "VmName": self.name, "Volumes": vols}],
             "Stores": [{"StoreIdentifier": self.store, "StoreName": "s", "Path": "/", "CapacityInBytes": 1 << 40,
-                        "FreeInBytes": 1 << 39, "Error": None}],
+                        "FreeInBytes": self.free, "Error": None}],
             "Peers": [],
             "Sources": [{"VpgIdentifier": i, "VpgName": s["VpgName"], "FencingEpoch": 1, "State": s.get("State", "Streaming"),
                          "Error": None, "ProgressPercent": None, "LinkUp": True, "LagBytes": 0} for i, s in self.sources.items()],
@@ -272,6 +272,9 @@ class FakeReplicator:
         if parts[0] == "sources" and parts[2] == "checkpoints":
             self.next_cut += 1
             p = self.point(self.next_cut, body["Name"])
+            if self.lose:  # a later one arrives instead
+                self.next_cut += 1
+            kept = self.point(self.next_cut) if self.lose else p
             other = [t for f in FAKES for i, t in f.targets.items() if i == parts[1]]
             threading.Timer(0.8, lambda: other[0]["points"].append(kept)).start()
             return 200, {"CheckpointIdentifier": p["CheckpointIdentifier"], "TimeStamp": p["TimeStamp"],
@@ -279,21 +282,6 @@ class FakeReplicator:
         if parts[0] == "sources":
             lane["State"] = {"pause": "Paused", "resume": "Streaming", "forcesync": "Resync"}[parts[2]]
             return 200, None
-        if parts[2] == "checkpoints":
-            return 200, {"Checkpoints": lane["points"], "Count": len(lane["points"])}
-        if len(parts) == 3:
-            v = body["ViewIdentifier"]
-            n = body["VolumeNumbers"] or [x["VolumeNumber"] for x in lane["Volumes"]]
-            lane["views"][v] = {
-            if self.lose:  # a later one arrives instead
-                self.next_cut += 1
-            kept = self.point(self.next_cut) if self.lose else p
-                "ViewIdentifier": v, "Mode": body["Mode"], "TimeStamp": "2026-11-22T03:32:01.000Z", "Broken": None,
-                "CheckpointIdentifier": body["CheckpointIdentifier"] or lane["points"][-1]["CheckpointIdentifier"],
-                "Volumes": [dict(x, NbdUri=f"nbd+unix:///{v}", Connections=0) for x in lane["Volumes"] if x["VolumeNumber"] in n]}
-            return 200, lane["views"][v]
-        if parts[3] not in lane["views"]:
-            return no
         if parts[2] == "checkpoints" and len(parts) == 4:
             n = int(parts[3])
             for p in lane["points"]:
@@ -302,6 +290,18 @@ class FakeReplicator:
             if int(lane["points"][-1]["CheckpointIdentifier"]) > n:
                 return 409, {"Message": f"checkpoint {n} is lost", "Code": "REP-0022", "NextStep": "x"}
             return 404, {"Message": f"checkpoint {n} is not offered", "Code": "REP-0016", "NextStep": "x"}
+        if parts[2] == "checkpoints":
+            return 200, {"Checkpoints": lane["points"], "Count": len(lane["points"])}
+        if len(parts) == 3:
+            v = body["ViewIdentifier"]
+            n = body["VolumeNumbers"] or [x["VolumeNumber"] for x in lane["Volumes"]]
+            lane["views"][v] = {
+                "ViewIdentifier": v, "Mode": body["Mode"], "TimeStamp": "2026-11-22T03:32:01.000Z", "Broken": None,
+                "CheckpointIdentifier": body["CheckpointIdentifier"] or lane["points"][-1]["CheckpointIdentifier"],
+                "Volumes": [dict(x, NbdUri=f"nbd+unix:///{v}", Connections=0) for x in lane["Volumes"] if x["VolumeNumber"] in n]}
+            return 200, lane["views"][v]
+        if parts[3] not in lane["views"]:
+            return no
         del lane["views"][parts[3]]
         return 200, None
 
@@ -553,6 +553,37 @@ def test_size_mismatch(a, b, fa, fb):
     wait_until("nothing half made", lambda: not a.call("GET", "/vpgs") and not b.call("GET", "/vpgs"))
 
 
+def test_space(a, b, fa, fb):
+    """A store without room for what is used is refused, one that may become too small is said."""
+    def has(free, allocated):
+        fb.free, fa.allocated = free, allocated
+        fa.seen(allocated)
+        fb.seen(free)
+        for _ in range(2):  # from the recovery site's manager to ours
+            heard = a.call("GET", "/peersites")[0]["LastContact"]
+            wait_until("a heartbeat", lambda: a.call("GET", "/peersites")[0]["LastContact"] != heard)
+
+    def commit(sid, warned):
+        t = a.finish(a.call("POST", f"/vpgSettings/{sid}/commit"))
+        assert ("MiB" in (t["CompleteReason"] or "")) == warned, t
+        v = a.call("GET", "/vpgs?name=ledger")[0]["VpgIdentifier"]
+        a.finish(a.call("DELETE", f"/vpgs/{v}", {"KeepRecoveryVolumes": False}))
+        wait_until("both to forget", lambda: not a.call("GET", "/vpgs") and not b.call("GET", "/vpgs"))
+
+    has((2 << 30) + (64 << 20), 1 << 30)
+    sid = settings(a, b, fa, fb)
+    r = a.raw("POST", f"/vpgSettings/{sid}/commit")
+    refused(r, 507, "MGR-0017")
+    assert "2112 MiB free" in r.json()["Message"] and "2048 MiB" in r.json()["Message"], r.text
+    a.call("PUT", f"/vpgSettings/{sid}/journal", {"IgnoreFreeSpace": True})
+    commit(sid, True)
+    has(1 << 30, 0)
+    commit(settings(a, b, fa, fb), True)
+    has(1 << 39, 1 << 20)
+    commit(settings(a, b, fa, fb), False)
+    fa.allocated = 0
+
+
 def test_vpg(a, b, fa, fb):
     sid = settings(a, b, fa, fb)
     t = a.finish(a.call("POST", f"/vpgSettings/{sid}/commit"))
@@ -591,6 +622,15 @@ def test_vpg(a, b, fa, fb):
         for s in (a, b):
             same(s.call("GET", f"/tasks/{task}")["Type"], "InsertTaggedCP")
     refused(a.raw("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "x" * 300}), 400, "API-0014")
+    # one that is lost on the way, with a newer one listed: the task is about this one, and says so
+    fa.lose = True
+    t = a.finish(a.call("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "lost"}), ok=False)
+    fa.lose = False
+    assert "REP-0022" in t["CompleteReason"] and "lost" in t["CompleteReason"], t
+    for s in (a, b):
+        same(s.call("GET", f"/vpgs/{v}/checkpoints/3")["CheckpointIdentifier"], "3")
+        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/999999"), 404, "REP-0016")
+        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/x"), 400, "API-0014")
     # a test from the protected side, seen and stopped from the recovery side
     a.finish(a.call("POST", f"/vpgs/{v}/failovertest", {"CheckpointIdentifier": "3", "VmIdentifiers": []}))
     views = b.call("GET", f"/vpgs/{v}/views")
@@ -649,15 +689,6 @@ def test_vpg(a, b, fa, fb):
     refused(a.raw("DELETE", f"/peersites/{b.id}"), 400, "MGR-0011")
     return v
 
-    # one that is lost on the way, with a newer one listed: the task is about this one, and says so
-    fa.lose = True
-    t = a.finish(a.call("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "lost"}), ok=False)
-    fa.lose = False
-    assert "REP-0022" in t["CompleteReason"] and "lost" in t["CompleteReason"], t
-    for s in (a, b):
-        same(s.call("GET", f"/vpgs/{v}/checkpoints/3")["CheckpointIdentifier"], "3")
-        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/999999"), 404, "REP-0016")
-        refused(s.raw("GET", f"/vpgs/{v}/checkpoints/x"), 400, "API-0014")
 
 def test_alone(a, b, fb, v):
     """The recovery site goes on with the protected one dead, and remembers after a restart."""
@@ -742,6 +773,9 @@ def test_revoke(site, fake):
         pass
     same(site.call("GET", "/vras")[0]["LinkState"], "Disconnected")
     del n
+    # a key that was revoked is not taken again
+    done = fake.join(site.call("POST", "/jointokens", {"Name": fake.name})["Token"])
+    assert done.returncode == 1 and "revoked" in done.stdout, done.stdout
 
 
 def test_reload(site):
@@ -773,9 +807,6 @@ def main():
             for s in (a, b):
                 s.start()
             test_login(a)
-    # a key that was revoked is not taken again
-    done = fake.join(site.call("POST", "/jointokens", {"Name": fake.name})["Token"])
-    assert done.returncode == 1 and "revoked" in done.stdout, done.stdout
             b.login()
             test_bad_input(a)
             test_pairing(a, b)
@@ -786,6 +817,7 @@ def main():
             wait_until("inventories", lambda: a.call("GET", f"/virtualizationsites/{b.id}/datastores"))
             test_settings(a, b, fa, fb)
             test_size_mismatch(a, b, fa, fb)
+            test_space(a, b, fa, fb)
             v = test_vpg(a, b, fa, fb)
             test_alone(a, b, fb, v)
             test_delete(a, b, fa, fb, v)

@@ -422,8 +422,14 @@ task_result(const char *what, const cJSON *task, int state, struct err *err)
 {
     const char *reason = member(task, "CompleteReason");
 
-    if (state == 6)
+    if (state == 6) {
+        char said[500];
+
+        (void)text_safe(said, sizeof said, reason, strlen(reason));
+        if (reason[0]) /* a warning */
+            (void)fprintf(stderr, "%s\n", said);
         return 0;
+    }
     return err_set(err, -EIO, ERR_CLI_0016, "%s has %s: %.500s", what,
                    state == 5 ? "been stopped" : "failed",
                    reason[0] ? reason : "the manager gives no reason");

@@ -495,9 +495,11 @@ plan_places(struct app *a, struct client *c, struct plan *p, struct err *err)
 
 static void
 put_limit(struct json_writer *w, const char *name, const char *store,
-          uint64_t mb)
+          uint64_t mb, bool ignore_space)
 {
     json_open_obj(w, name);
+    if (ignore_space)
+        json_put_bool(w, "IgnoreFreeSpace", true);
     if (store)
         json_put_str(w, "DatastoreIdentifier", store);
     json_open_obj(w, "Limitation");
@@ -525,8 +527,8 @@ put_settings(struct app *a, const struct plan *p, struct buf *out)
     json_put_str(&w, "Priority", p->priority);
     json_put_str(&w, "DataDial", p->dial);
     json_close_obj(&w);
-    put_limit(&w, "Journal", store, p->journal_mb);
-    put_limit(&w, "Scratch", NULL, p->scratch_mb);
+    put_limit(&w, "Journal", store, p->journal_mb, a->opt.ignore_space);
+    put_limit(&w, "Scratch", NULL, p->scratch_mb, false);
     if (store) {
         json_open_obj(&w, "Recovery");
         json_put_str(&w, "DefaultDatastoreIdentifier", store);

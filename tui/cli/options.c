@@ -52,6 +52,8 @@ const struct option_def option_defs[] = {
     { "priority", "WORD", AT(priority), false, G_CREATE, "low, medium (default) or high" },
     { "journal-limit", "SIZE", AT(journal_limit), false, G_CREATE, "hard limit of the journal: 150GiB (default)" },
     { "scratch-limit", "SIZE", AT(scratch_limit), false, G_CREATE, "of what tests write: 300GiB (default)" },
+    { "ignore-space", NULL, AT(ignore_space), false, G_CREATE,
+      "although the store has less room than the volumes use" },
     { "dial", "SIDE", AT(dial), false, G_CREATE, "who opens the data connection: protected (default) or recovery" },
     { "host", "HOST:PORT", AT(host), false, G_PAIR, "the other manager's port for managers" },
     { "token-file", "FILE", AT(token_file), false, G_PAIR, "with the pairing token; - (default): standard input" },
