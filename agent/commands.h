@@ -32,6 +32,7 @@ int command_init(const struct init_options *o, struct err *err);
 int command_token(const struct token_options *o, struct err *err);
 int command_join(const struct join_options *o, struct err *err);
 int command_renew(const char *state, struct err *err);
+int command_scrub(const char *dir, struct err *err);
 
 /* These return an exit status and have said what went wrong. */
 int command_run(const char *config_path);

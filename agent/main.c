@@ -123,6 +123,22 @@ run_renew(const struct arguments *a, const char *operand)
 }
 
 static int
+run_scrub(const struct arguments *a, const char *operand)
+{
+    struct err err = ERR_INIT;
+    int rc;
+
+    UNUSED(a);
+    if (!operand) {
+        fprintf(stderr, "holdfastd: scrub needs a journal's directory; "
+                        "holdfastd --help\n");
+        return STATUS_USAGE;
+    }
+    rc = command_scrub(operand, &err);
+    return finish(rc, &err);
+}
+
+static int
 check_config(const char *path)
 {
     struct agent_config cfg;
@@ -199,6 +215,9 @@ static const struct command commands[] = {
     { "renew", "--state DIR",
       "have the running agent renew its certificates now, before their time",
       "state", run_renew },
+    { "scrub", "DIR",
+      "read and verify the journal in DIR, which must not be in use", "",
+      run_scrub },
     { "run", "[--config FILE] [--check-config]",
       "run the roles that the configuration names", "config check-config",
       run_run },
@@ -350,7 +369,7 @@ main(int argc, char **argv)
         return STATUS_USAGE;
     }
     operand = optind < argc ? argv[optind] : NULL;
-    if (argc - optind > (cmd->run == run_role ? 1 : 0)) {
+    if (argc - optind > (cmd->run == run_role || cmd->run == run_scrub)) {
         fprintf(stderr, "holdfastd: %s: \"%s\" is one word too many\n",
                 cmd->name, argv[argc - 1]);
         return STATUS_USAGE;

@@ -220,17 +220,26 @@ struct journal_stats {
 void journal_stats(const struct journal *j, struct journal_stats *out);
 
 struct journal_scrub_result {
-    uint64_t segments, batches, chunks, runs, bytes, bad;
+    uint64_t segments, batches, chunks, runs, replicas, bytes, bad;
+    unsigned percent;    /* of what there is to read */
     char first_bad[256]; /* file, offset, what */
 };
-/* Read and verify everything, at low priority; bad points are listed as alerts.
- * done() with the result. */
+/* Read everything and verify what has a checksum (replicas have none: they are
+ * only read), at low priority; what is bad is told as alerts.  done() with the
+ * result; -EBUSY, in the call: one is running. */
 void journal_scrub(struct journal *j,
                    void (*done)(void *arg, int res,
                                 const struct journal_scrub_result *r),
                    void *arg);
+/* How far the running one is; false: none runs. */
+bool journal_scrub_progress(const struct journal *j,
+                            struct journal_scrub_result *out);
 /* The same without a running journal, read-only; blocking. */
 int journal_scrub_dir(struct io_loop *loop, const char *dir,
                       struct journal_scrub_result *out, struct err *err);
+/* And each damage to tell() in words. */
+int journal_scrub_files(struct io_loop *loop, const char *dir,
+                        void (*tell)(void *arg, const char *what), void *arg,
+                        struct journal_scrub_result *out, struct err *err);
 
 #endif

@@ -184,6 +184,7 @@ struct journal {
     struct io_work open_work;
     int open_res;
     struct err open_err;
+    struct scrub *scrub; /* the running one */
     bool recovering, ready;
     struct err found; /* for an alert once it is open */
 

@@ -1,11 +1,16 @@
 /* The scrub: read everything that the manifest names and check it, without
  * changing anything.
  *
- * One object a worker job (manifest, points, a segment, a run), so commits and
- * reads go on in between.  In a running journal an object that was recycled
- * meanwhile is passed over, and the open segment is left to recovery and to the
- * readers; without a running journal the open segment is scanned as recovery
- * would, and a valid batch that proves a lost one is damage (I16).
+ * One object a worker job (manifest, points, a segment, a run, a piece of a
+ * replica), and after each as long a pause as it took, up to a quarter of a
+ * second, so commits and reads go on in between.  In a running journal an
+ * object that was recycled meanwhile is passed over, and the open segment is
+ * left to recovery and to the readers; without a running journal the open
+ * segment is scanned as recovery would, and a valid batch that proves a lost
+ * one is damage (I16).
+ *
+ * A replica is read, so that what its disk cannot give any more is found.  What
+ * it gives cannot be verified: once promoted, data has no checksum here.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,8 +20,12 @@
 #include "journal/journal_internal.h"
 
 enum {
-    SCRUB_ALERTS_MAX = 16
+    SCRUB_ALERTS_MAX = 16,
+    SCRUB_PIECE = 32 * 1024 * 1024, /* of a replica, a job */
+    SCRUB_READ = 1024 * 1024,
+    SCRUB_STEP = 4096, /* what direct reads are rounded to */
 };
+#define SCRUB_PAUSE_MAX (NSEC_PER_SEC / 4)
 
 struct scrub {
     struct io_loop *loop;
@@ -26,17 +35,25 @@ struct scrub {
     struct man_seg *segs;
     struct run_info *runs;
     size_t n_segs, n_runs, next; /* next: objects done so far */
+    struct journal_volume vols[LANE_VOLUMES_MAX]; /* whose replicas are read */
+    unsigned n_vols;
+    uint64_t pos; /* in the replica that is being read */
+    uint64_t done_bytes, total_bytes;
     uint64_t points;
     uint32_t points_gen;
-    struct journal_scrub_result result;
+    struct journal_scrub_result result; /* the job's, while one runs */
+    struct journal_scrub_result shown;  /* as of the last pause */
     char told[SCRUB_ALERTS_MAX][256];
     unsigned n_told;
     /* Of a running journal: */
     struct journal *j;
     struct io_work work;
+    struct io_timer pause;
+    uint64_t began_ns;
     bool held;
     uint32_t hold;
     void (*done)(void *arg, int res, const struct journal_scrub_result *r);
+    void (*tell)(void *arg, const char *what); /* without a running journal */
     void *arg;
 };
 
@@ -54,6 +71,8 @@ found_bad(void *arg, const char *what)
     if (s->result.bad++ == 0)
         (void)snprintf(s->result.first_bad, sizeof s->result.first_bad, "%s",
                        what);
+    if (s->tell)
+        s->tell(s->arg, what);
     if (s->n_told < SCRUB_ALERTS_MAX)
         (void)snprintf(s->told[s->n_told++], sizeof s->told[0], "%s", what);
 }
@@ -77,6 +96,12 @@ scrub_list(struct scrub *s, const struct man_state *st)
     }
     for (size_t i = 0; i < st->n_runs; i++)
         s->runs[s->n_runs++] = st->runs[i];
+    for (; s->n_vols < st->n_volumes; s->n_vols++)
+        s->vols[s->n_vols] = st->volumes[s->n_vols];
+    for (size_t i = 0; i < s->n_segs; i++)
+        s->total_bytes += s->segs[i].end;
+    for (size_t i = 0; i < s->n_runs; i++)
+        s->total_bytes += s->runs[i].bytes;
     return 0;
 }
 
@@ -222,30 +247,149 @@ check_run(struct scrub *s, const struct run_info *info)
     s->result.bytes += bytes;
 }
 
+/* --- replicas ---------------------------------------------------------------- */
+
+static int
+read_stretch(struct io_file *f, uint8_t *buf, uint64_t off, uint64_t end,
+             uint64_t *out_bytes, uint64_t *out_bad)
+{
+    for (uint64_t at = off; at < end; at += SCRUB_READ) {
+        int64_t n = io_file_pread_sync(f, buf, MIN(end - at, SCRUB_READ), at);
+
+        *out_bad = at;
+        if (n < 0)
+            return (int)n;
+        *out_bytes += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Read about a piece of what is allocated from s->pos on, which moves on.  Holes
+ * cost nothing. */
+static int
+read_piece(struct scrub *s, struct io_file *f, uint64_t size, uint8_t *buf,
+           uint64_t *out_bad)
+{
+    uint64_t left = SCRUB_PIECE;
+    struct io_extent e[64];
+    int rc = 0;
+
+    while (rc == 0 && s->pos < size && left > 0) {
+        int n = io_file_extents_sync(f, s->pos, size - s->pos, e, ARRAY_SIZE(e));
+
+        *out_bad = s->pos;
+        if (n <= 0)
+            return n < 0 ? n : -EIO;
+        for (int i = 0; i < n && rc == 0 && left > 0; i++) {
+            uint64_t to = e[i].off + e[i].len;
+
+            if (!e[i].hole) {
+                to = MIN(to, s->pos + left);
+                left -= to - s->pos;
+                rc = read_stretch(f, buf, round_down(s->pos, SCRUB_STEP),
+                                  round_up(to, SCRUB_STEP), &s->result.bytes,
+                                  out_bad);
+            }
+            s->pos = rc < 0 ? *out_bad + SCRUB_READ : to;
+        }
+    }
+    return rc;
+}
+
+/* True when all of it has been read. */
+static bool
+check_replica(struct scrub *s, const struct journal_volume *v)
+{
+    char path[4096], what[256];
+    struct err err = ERR_INIT;
+    struct io_file *f = NULL;
+    uint8_t *buf = io_mem_alloc(SCRUB_READ);
+    uint64_t bad = 0;
+    int rc;
+
+    (void)snprintf(path, sizeof path, "%s/replica.%03u", s->dir, v->vol);
+    rc = buf ? io_file_open(s->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &f,
+                            &err)
+             : -ENOMEM;
+    if (rc < 0) {
+        found_bad(s, err.num ? err.msg : "no memory to read a replica");
+        s->pos = v->size;
+    } else {
+        rc = read_piece(s, f, v->size, buf, &bad);
+        if (rc < 0) {
+            (void)snprintf(what, sizeof what,
+                           "replica.%03u: offset %" PRIu64
+                           ": cannot be read: %s",
+                           v->vol, bad, err_errno(rc));
+            found_bad(s, what);
+            s->pos = MAX(s->pos, bad + SCRUB_READ);
+        }
+        io_file_close(f);
+    }
+    if (buf)
+        io_mem_free(buf, SCRUB_READ);
+    if (s->pos < v->size)
+        return false;
+    s->pos = 0;
+    s->result.replicas++;
+    return true;
+}
+
+/* --- all of it --------------------------------------------------------------- */
+
 static size_t
 scrub_objects(const struct scrub *s)
 {
-    return SCRUB_FILES + s->n_segs + s->n_runs;
+    return SCRUB_FILES + s->n_segs + s->n_runs + s->n_vols;
 }
 
 static void
-check_object(struct scrub *s, size_t i)
+check_object(struct scrub *s)
 {
-    if (i == SCRUB_MANIFEST)
+    size_t i = s->next, run = SCRUB_FILES + s->n_segs, vol = run + s->n_runs;
+    uint64_t before = s->result.bytes;
+
+    if (i == SCRUB_MANIFEST) {
         check_manifest(s);
-    else if (i == SCRUB_POINTS)
+    } else if (i == SCRUB_POINTS) {
         check_points(s);
-    else if (i - SCRUB_FILES < s->n_segs)
+    } else if (i < run) {
         check_segment(s, &s->segs[i - SCRUB_FILES]);
-    else
-        check_run(s, &s->runs[i - SCRUB_FILES - s->n_segs]);
+        s->done_bytes += s->segs[i - SCRUB_FILES].end;
+    } else if (i < vol) {
+        check_run(s, &s->runs[i - run]);
+        s->done_bytes += s->runs[i - run].bytes;
+    } else {
+        bool all = check_replica(s, &s->vols[i - vol]);
+
+        s->done_bytes += s->result.bytes - before;
+        if (!all)
+            return;
+    }
+    s->next++;
+}
+
+static unsigned
+scrub_percent(const struct scrub *s)
+{
+    uint64_t total = MAX(s->total_bytes, 1u);
+
+    return (unsigned)(MIN(s->done_bytes, total) * 99 / total);
 }
 
 int
 journal_scrub_dir(struct io_loop *loop, const char *dir,
                   struct journal_scrub_result *out, struct err *err)
 {
-    struct scrub s = { .loop = loop, .dir = dir };
+    return journal_scrub_files(loop, dir, NULL, NULL, out, err);
+}
+
+int
+journal_scrub_files(struct io_loop *loop, const char *dir,
+                    void (*tell)(void *arg, const char *what), void *arg,
+                    struct journal_scrub_result *out, struct err *err)
+{
+    struct scrub s = { .loop = loop, .dir = dir, .tell = tell, .arg = arg };
     struct man_state st = { .n_segs = 0 };
     size_t len = 0;
     int rc = manifest_read(loop, dir, &st, &len, err);
@@ -263,8 +407,9 @@ journal_scrub_dir(struct io_loop *loop, const char *dir,
         return rc;
     rc = scrub_list(&s, &st);
     man_state_release(&st);
-    for (; rc == 0 && s.next < scrub_objects(&s); s.next++)
-        check_object(&s, s.next);
+    while (rc == 0 && s.next < scrub_objects(&s))
+        check_object(&s);
+    s.result.percent = 100;
     scrub_release(&s);
     if (rc < 0)
         return err_set(err, rc, ERR_GEN_0002, "no memory to scrub %s", dir);
@@ -277,9 +422,7 @@ journal_scrub_dir(struct io_loop *loop, const char *dir,
 static void
 scrub_work(struct io_work *w)
 {
-    struct scrub *s = container_of(w, struct scrub, work);
-
-    check_object(s, s->next);
+    check_object(container_of(w, struct scrub, work));
 }
 
 /* Keep what the object needs; false: it is gone, or belongs to recovery. */
@@ -292,6 +435,8 @@ scrub_hold(struct scrub *s, size_t i)
     if (i < SCRUB_FILES)
         return true;
     i -= SCRUB_FILES;
+    if (i >= s->n_segs + s->n_runs)
+        return true;
     if (i < s->n_segs && !s->segs[i].sealed)
         return false;
     no = i < s->n_segs ? s->segs[i].no : s->runs[i - s->n_segs].first_seg;
@@ -316,6 +461,9 @@ scrub_end(struct scrub *s)
                 s->told[i]);
         journal_alert(j, &e);
     }
+    j->scrub = NULL;
+    io_timer_stop(&s->pause);
+    s->result.percent = j->closing ? scrub_percent(s) : 100;
     s->done(s->arg, j->closing ? -ECANCELED : 0, &s->result);
     scrub_release(s);
     free(s);
@@ -327,6 +475,7 @@ scrub_go(struct scrub *s)
 {
     while (!s->j->closing && s->next < scrub_objects(s)) {
         if (scrub_hold(s, s->next)) {
+            s->began_ns = io_mono_fresh(s->loop);
             io_work_submit(s->loop, &s->work);
             return;
         }
@@ -340,10 +489,28 @@ scrub_work_done(struct io_work *w)
 {
     struct scrub *s = container_of(w, struct scrub, work);
 
+    uint64_t took = io_mono_fresh(s->loop) - s->began_ns;
+
     if (s->held)
         jindex_unhold(s->j->ix, s->hold);
-    s->next++;
-    scrub_go(s);
+    s->shown = s->result;
+    s->shown.percent = scrub_percent(s);
+    io_timer_set(&s->pause, MIN(took, SCRUB_PAUSE_MAX));
+}
+
+static void
+scrub_paused(struct io_timer *t)
+{
+    scrub_go(container_of(t, struct scrub, pause));
+}
+
+bool
+journal_scrub_progress(const struct journal *j, struct journal_scrub_result *out)
+{
+    if (!j->scrub)
+        return false;
+    *out = j->scrub->shown; /* the worker counts in the other */
+    return true;
 }
 
 void
@@ -352,16 +519,25 @@ journal_scrub(struct journal *j,
                            const struct journal_scrub_result *r),
               void *arg)
 {
-    struct scrub *s = calloc(1, sizeof *s);
     struct journal_scrub_result none = { .bad = 0 };
+    struct jindex_stats ix;
+    struct scrub *s;
 
-    if (!s || j->closing || scrub_list(s, &j->man.state) < 0) {
+    if (j->scrub || j->closing) {
+        done(arg, j->closing ? -ECANCELED : -EBUSY, &none);
+        return;
+    }
+    s = calloc(1, sizeof *s);
+    if (!s || scrub_list(s, &j->man.state) < 0) {
         if (s)
             scrub_release(s);
         free(s);
-        done(arg, j->closing ? -ECANCELED : -ENOMEM, &none);
+        done(arg, -ENOMEM, &none);
         return;
     }
+    jindex_stats(j->ix, &ix);
+    s->total_bytes += ix.replica_bytes;
+    j->scrub = s;
     s->loop = j->loop;
     s->dir = j->dir;
     s->j = j;
@@ -369,6 +545,7 @@ journal_scrub(struct journal *j,
     s->arg = arg;
     s->work.run = scrub_work;
     s->work.done = scrub_work_done;
+    io_timer_init(&s->pause, j->loop, scrub_paused);
     j->jobs++;
     scrub_go(s);
 }

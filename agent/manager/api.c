@@ -255,10 +255,8 @@ api_start(struct http_req *rq, struct manager *m, const struct op_type *type,
     struct op *op = NULL, *other = v ? ops_running(m, &v->id.u) : NULL;
     char id[TASK_ID_SIZE];
 
-    /* One at a time changes a VPG; tags and views may come beside others. */
-    if (other && type != &op_tag && type != &op_open_view &&
-        type != &op_close_view && other->type != &op_tag &&
-        other->type != &op_open_view && other->type != &op_close_view) {
+    /* One at a time changes a VPG. */
+    if (other && !op_beside(type)) {
         cJSON_Delete(params);
         http_reply_fail(rq, 409, ERR_MGR_0011,
                         "VPG %s: the task %s is still running", v->name,

@@ -568,6 +568,16 @@ view_delete(struct http_req *rq, void *ctx)
     api_start(rq, m, &op_close_view, v, params);
 }
 
+static void
+scrub(struct http_req *rq, void *ctx)
+{
+    struct manager *m = ctx;
+    struct vpg *v = api_vpg(rq, m);
+
+    if (v && api_active(rq, v) && !api_forwarded(rq, m, v, SIDE_RECOVERY))
+        api_start(rq, m, &op_scrub, v, NULL);
+}
+
 #define ONE "/v1/vpgs/{vpg}"
 const struct http_route api_point_routes[] = {
     { "GET", ONE "/checkpoints", PRIV_VIEWER, 0, checkpoints_list,
@@ -586,6 +596,9 @@ const struct http_route api_point_routes[] = {
       "Open views, one row a volume, with NbdUri." },
     { "POST", ONE "/views", PRIV_TEST_FAILOVER, 0, views_post,
       "Open one: {CheckpointIdentifier or TimeStamp, VmIdentifiers[]}; a task, whose guid is the ViewIdentifier." },
+    { "POST", ONE "/scrub", PRIV_MANAGE_VPG, 0, scrub,
+      "Read and verify its journal; a task with Progress and Scrub{Segments, Batches, Chunks, Runs, Replicas, Bytes, Bad, "
+      "FirstBad}, which fails when something is bad." },
     { "DELETE", ONE "/views/{view}", PRIV_TEST_FAILOVER, 0, view_delete,
       "Close one; a task." },
     { NULL, NULL, 0, 0, NULL, NULL },

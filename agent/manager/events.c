@@ -80,6 +80,8 @@ static const char *const names[] = {
     "PauseProtectionGroupForMissingVm",
     "ResumeProtectionGroupAfterUserRemovedMissingVm",
     "ResumeProtectionGroupAfterVmReadded",
+    /* ours */
+    "ScrubJournal",
 };
 
 const char *

@@ -330,7 +330,7 @@ int
 op_start(struct manager *m, const struct op_type *type, const struct vpg *v,
          const char *user, cJSON *params, struct op **out_op, struct err *err);
 struct op *ops_find(struct manager *m, const struct uuid *id);
-/* The running one of a VPG, NULL when there is none. */
+/* The running one of a VPG that changes it, NULL when there is none. */
 struct op *ops_running(struct manager *m, const struct uuid *vpg);
 void op_task_id(const struct op *op, char out[TASK_ID_SIZE]);
 void op_put_task(struct json_writer *w, const struct op *op);
@@ -356,7 +356,9 @@ extern const struct op_type *const op_types[]; /* ends with NULL */
 /* Types, in op_vpg.c and op_site.c. */
 extern const struct op_type op_create_vpg, op_update_vpg, op_delete_vpg, op_tag,
     op_test, op_test_stop, op_pause, op_resume, op_force_sync, op_open_view,
-    op_close_view, op_pair, op_unpair, op_uninstall_vra;
+    op_close_view, op_pair, op_unpair, op_uninstall_vra, op_scrub;
+/* May it run beside any other of the same VPG?  It changes nothing of it. */
+bool op_beside(const struct op_type *type);
 
 /* --- events.c ------------------------------------------------------------------------- */
 

@@ -611,3 +611,75 @@ const struct op_type op_pause = { "PauseProtectionGroup", 42, pause_steps,
 const struct op_type op_resume = { "ResumeProtectionGroup", 43, resume_steps,
                                    NULL };
 const struct op_type op_force_sync = { "InitFullSync", 22, force_steps, NULL };
+
+/* --- scrub ------------------------------------------------------------------------------------------ */
+
+/* The same call begins it and tells how far it is: it has the task's identifier.
+ * What it found so far is in the task. */
+static enum op_verdict
+scrub_run(struct op *op)
+{
+    struct vpg *v = vpg_of(op);
+    const char *state = "", *why = "the journal could not be read";
+    struct json_writer w;
+    uint64_t percent = 0;
+    struct buf body;
+    char path[200];
+    enum op_verdict verdict;
+
+    if (!v)
+        return OP_FAILED;
+    if (op->reply && op->reply->rc < 0)
+        return op_retry(op, REACH_MS);
+    if (op->reply) {
+        cJSON *found = cJSON_Duplicate(op->reply->json, true);
+
+        (void)json_str(found, "State", JSON_REQUIRED, &state, NULL);
+        (void)json_u64(found, "ProgressPercent", JSON_OPTIONAL, 0, 100,
+                       &percent, NULL);
+        (void)json_str(json_get(found, "Error"), "Message", JSON_OPTIONAL, &why,
+                       NULL);
+        op->progress = (int)MIN(percent, 99u);
+        op->step_ms = http_loop_now_ms(); /* it answers */
+        if (strcmp(state, "Failed") == 0) {
+            verdict = op_fail(op, -EIO, ERR_REP_0014, "%s", why);
+            cJSON_Delete(found);
+            return verdict;
+        }
+        cJSON_DeleteItemFromObject(op->params, "Scrub");
+        (void)cJSON_AddItemToObject(op->params, "Scrub", found);
+        return strcmp(state, "Done") == 0 ? OP_NEXT : OP_WAIT;
+    }
+    buf_init(&body, 256);
+    json_begin(&w, &body);
+    json_open_obj(&w, NULL);
+    json_put_uuid(&w, "ScrubIdentifier", &op->id);
+    json_close_obj(&w);
+    lane_path(v, false, "/scrub", path);
+    verdict = op_call_replicator(op, &v->target, "POST", path, &body);
+    buf_release(&body);
+    return verdict;
+}
+
+/* Damage is what the task was started to find: it is told as a failure, so that
+ * nobody takes "done" for "sound". */
+static enum op_verdict
+scrub_judge(struct op *op)
+{
+    const cJSON *found = json_get(op->params, "Scrub");
+    const char *first = "";
+    uint64_t bad = 0;
+
+    (void)json_u64(found, "Bad", JSON_OPTIONAL, 0, JSON_INT_MAX, &bad, NULL);
+    (void)json_str(found, "FirstBad", JSON_OPTIONAL, &first, NULL);
+    if (bad == 0)
+        return OP_NEXT;
+    return op_fail(op, -EBADMSG, ERR_JNL_0061,
+                   "the scrub found %" PRIu64 " damaged places, the first: %s",
+                   bad, first);
+}
+
+static const struct op_step scrub_steps[] = { { "Read", scrub_run },
+                                              { "Judge", scrub_judge },
+                                              { NULL, NULL } };
+const struct op_type op_scrub = { "ScrubJournal", 69, scrub_steps, NULL };

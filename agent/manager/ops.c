@@ -25,8 +25,15 @@ const struct op_type *const op_types[] = {
     &op_create_vpg, &op_update_vpg,    &op_delete_vpg, &op_tag,
     &op_test,       &op_test_stop,     &op_pause,      &op_resume,
     &op_force_sync, &op_open_view,     &op_close_view, &op_pair,
-    &op_unpair,     &op_uninstall_vra, NULL,
+    &op_unpair,     &op_uninstall_vra, &op_scrub,      NULL,
 };
+
+bool
+op_beside(const struct op_type *type)
+{
+    return type == &op_tag || type == &op_open_view || type == &op_close_view ||
+           type == &op_scrub;
+}
 
 static unsigned
 count_steps(const struct op_type *t)
@@ -114,6 +121,8 @@ op_put_task(struct json_writer *w, const struct op *op)
     json_put_null(w, "Reason");
     json_put_null(w, "RecoveryOperationIdentifier");
     json_put_null(w, "WaitsFor");
+    if (json_get(op->params, "Scrub"))
+        json_put_tree(w, "Scrub", json_get(op->params, "Scrub"));
     put_link(w, "Link", op->m, "tasks", id, "TaskApi");
     json_close_obj(w);
 }
@@ -455,7 +464,8 @@ ops_running(struct manager *m, const struct uuid *vpg)
     list_for_each (pos, &m->ops) {
         struct op *op = list_entry(pos, struct op, link);
 
-        if (op->state == OP_IN_PROGRESS && uuid_equal(&op->vpg, vpg))
+        if (op->state == OP_IN_PROGRESS && uuid_equal(&op->vpg, vpg) &&
+            !op_beside(op->type))
             return op;
     }
     return NULL;

@@ -136,7 +136,7 @@ static const struct http_route routes[] = {
     ROUTE("GET", "targets/{vpg}/checkpoints/{point}", "One of them"),
     ROUTE("POST", "targets/{vpg}/views", "Open the volumes as of a point"),
     ROUTE("DELETE", "targets/{vpg}/views/{object}", "Discard a view"),
-    ROUTE("POST", "targets/{vpg}/scrub", "Read and verify the journal"),
+    ROUTE("POST", "targets/{vpg}/scrub", "Read and verify the journal: begin, or how far it is"),
     { .method = NULL },
 };
 

@@ -1,5 +1,5 @@
 /* Targets: what target.c (the life of one), target_calls.c (PUT and DELETE),
- * target_views.c and target_status.c share, and what the rest of the role may
+ * target_views.c, target_status.c and target_scrub.c share, and what the rest of the role may
  * call. */
 #ifndef HOLDFAST_REPLICATOR_TARGET_H
 #define HOLDFAST_REPLICATOR_TARGET_H
@@ -30,6 +30,19 @@ struct target_view {
 struct target_alert {
     struct err err;
     uint64_t since_wall_ns;
+};
+
+/* The last scrub, or the one that runs. */
+struct target_scrub {
+    struct uuid id;
+    enum {
+        SCRUB_NONE,
+        SCRUB_RUNNING,
+        SCRUB_DONE,
+        SCRUB_FAILED
+    } state;
+    struct journal_scrub_result result;
+    struct err err;
 };
 
 struct target {
@@ -63,6 +76,7 @@ struct target {
     struct err err;
     struct target_alert alerts[REP_ALERTS_MAX];
     unsigned n_alerts;
+    struct target_scrub scrub;
     struct io_timer retry;
     struct io_work job;
     int job_res; /* the worker's, as is job_err; err is the loop's */
@@ -111,7 +125,10 @@ void target_view_close(struct ctl_call *c);
 int target_parse_cut(const char *text, uint64_t *out);
 void target_checkpoints(struct ctl_call *c);
 void target_checkpoint(struct ctl_call *c);
-void target_scrub(struct ctl_call *c);
 void target_status_json(struct target *t, struct json_writer *w);
+
+/* --- target_scrub.c ----------------------------------------------------- */
+
+void target_scrub(struct ctl_call *c);
 
 #endif

@@ -1,4 +1,4 @@
-/* What a target tells: its checkpoints, what a scrub found, its status. */
+/* What a target tells: its checkpoints, its status. */
 #include <stdlib.h>
 
 #include "replicator/target.h"
@@ -132,44 +132,6 @@ target_checkpoint(struct ctl_call *c)
     json_begin(&w, &out);
     point_json(&w, NULL, &p);
     ctl_reply(c, 200, &out);
-}
-
-/* --- care --------------------------------------------------------------- */
-
-static void
-scrubbed(void *arg, int res, const struct journal_scrub_result *r)
-{
-    struct ctl_call *c = arg;
-    struct err err = ERR_INIT;
-    struct json_writer w;
-    struct buf out;
-
-    if (res < 0) {
-        err_set(&err, res, ERR_REP_0014, "scrub: %s", err_errno(res));
-        ctl_reply_err(c, &err);
-        return;
-    }
-    buf_init(&out, REP_CONFIG_MAX);
-    json_begin(&w, &out);
-    json_open_obj(&w, NULL);
-    json_put_u64(&w, "Segments", r->segments);
-    json_put_u64(&w, "Batches", r->batches);
-    json_put_u64(&w, "Chunks", r->chunks);
-    json_put_u64(&w, "Runs", r->runs);
-    json_put_u64(&w, "Bytes", r->bytes);
-    json_put_u64(&w, "Bad", r->bad);
-    json_put_str(&w, "FirstBad", r->first_bad);
-    json_close_obj(&w);
-    ctl_reply(c, 200, &out);
-}
-
-void
-target_scrub(struct ctl_call *c)
-{
-    struct target *t = target_of_call(c);
-
-    if (t)
-        journal_scrub(t->journal, scrubbed, c);
 }
 
 /* --- status ------------------------------------------------------------- */

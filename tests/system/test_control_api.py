@@ -195,7 +195,8 @@ def views_and_pause(lab, a, b, vpg):
     refused("REP-0015", 409, b.call("DELETE", "targets/" + vpg), "ledger")
     b.ok("DELETE", "targets/%s/views/%s" % (vpg, view))
     b.ok("DELETE", "targets/%s/views/%s" % (vpg, view))
-    result = b.ok("POST", "targets/%s/scrub" % vpg)
+    body = {"ScrubIdentifier": str(uuid.uuid4())}
+    result = hflab.wait_until("the scrub", lambda: (r := b.ok("POST", "targets/%s/scrub" % vpg, body))["State"] == "Done" and r)
     if result["Bad"] != 0 or result["Batches"] == 0:
         raise SystemExit("scrub: %s" % result)
 

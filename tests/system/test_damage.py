@@ -11,14 +11,15 @@ import os
 import ssl
 import sys
 import threading
+import uuid
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
 import hfmount  # noqa: E402
 import hflab  # noqa: E402
 import nbd  # noqa: E402
-from labtest import (MIB, Failed, View, check, lab, log_end, logged, main, noise, numbers, points,  # noqa: E402
-                     read_range, run, same, say, tag, vpg, wait_until, write_pattern)
+from labtest import (MIB, Failed, View, check, cli, cli_json, lab, log_end, logged, main, noise, numbers,  # noqa: E402
+                     points, read_range, run, same, say, tag, vpg, wait_until, write_pattern)
 
 SIZE = 64 * MIB
 
@@ -42,8 +43,13 @@ def control(site, method, path, body=None):
 
 
 def scrub(it):
-    return wait_until("the scrub", lambda: (r := control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id))[0]
-                      == 200 and r[1])
+    """A scrub as the manager does it: the same call begins it and tells how far it is."""
+    body = {"ScrubIdentifier": str(uuid.uuid4())}
+
+    def ended():
+        status, r = control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id, body)
+        return r if status == 200 and r["State"] == "Done" else None
+    return wait_until("the scrub", ended, 60)
 
 
 def store(it):
@@ -166,6 +172,7 @@ def damage():
         clean = scrub(it)
         check("the scrub of a sound journal finds nothing", clean["Bad"] == 0 and clean["Batches"] > 0
               and clean["Runs"] > 0, clean)
+        as_task(it)
         damaged_data(it, other)
         damaged_run(it)
         manifest = os.path.join(store(it), "manifest")
@@ -175,6 +182,43 @@ def damage():
         refused_journal(it, other, "a short replica", os.path.join(store(it), "replica.000"),
                         cut_to(SIZE // 2), ("JNL-0057",))
         lost_tail(it)
+
+
+def as_task(it):
+    """From either site, beside other tasks; offline with holdfastd; status 1 for damage."""
+    for site in it.sites:
+        task = site.api.post("/v1/vpgs/%s/scrub" % it.vpg_id)
+        tag(it, "beside the scrub of " + site.name)
+        site.api.wait_task(task, 60)
+        found = site.api.get("/v1/tasks/" + task)["Scrub"]
+        check("%s: the task tells what was read" % site.name, found["Bad"] == 0 and found["FirstBad"] is None
+              and found["Replicas"] == 1 and found["Bytes"] > 16 * MIB, found)
+    row = cli_json(it, "scrub", "ledger")["rows"][0]
+    check("holdfast scrub prints it", row["bad"] == 0 and row["state"] == "done" and row["segments"] > 1
+          and row["vpg"] == "ledger", row)
+    it.paris.stop()
+    out = run(hflab.holdfastd(), "scrub", store(it))
+    check("holdfastd scrub reads it offline", "bad: 0\n" in out.stdout and "segments: " in out.stdout, out.stdout)
+    with open(sealed(it)[0], "r+b") as f:
+        good = f.read()
+        flip(MIB)(f.name)
+        out = run(hflab.holdfastd(), "scrub", store(it), ok=(1,))
+        check("and tells damage", "damage: " in out.stderr and "JNL-0061" in out.stderr and "bad: 1\n" in out.stdout,
+              out.stderr)
+        it.paris.start()
+        it.paris.wait_api()
+        wait_until("the journal to be open", lambda: not vpg(it.paris, it)["Error"] and points(it), 30)
+        out = cli(it, "scrub", "ledger", "--output", "json", ok=(1,))
+        row = json.loads(out.stdout)["rows"][0]
+        check("holdfast scrub: status 1, and what is damaged", row["bad"] == 1 and row["severity"] == "critical"
+              and "seg." in row["first_bad"] and "JNL-0061" in out.stderr, row)
+        it.paris.stop()
+        f.seek(0)
+        f.write(good)
+    it.paris.start()
+    it.paris.wait_api()
+    for words, code in ((("scrub",), 2), (("scrub", "/nonexistent"), 1), (("scrub", "a", "b"), 2)):
+        run(hflab.holdfastd(), *words, ok=(code,))
 
 
 def damaged_data(it, other):
@@ -205,8 +249,6 @@ def cut_segment(it):
     """A sealed segment is not read at the start; the scrub finds that it is short."""
     segment = sealed(it)[0]
     with Damaged(it, segment, cut_to(MIB)) as d:
-        wait_until("the journal to be open", lambda: control(
-            it.paris, "POST", "targets/%s/scrub" % it.vpg_id)[0] == 200, 30)
         found = scrub(it)
         check("a cut segment: the scrub finds it and names the file", found["Bad"] >= 1
               and os.path.basename(segment) in found["FirstBad"], found)
@@ -217,9 +259,10 @@ def cut_segment(it):
 def damaged_run(it):
     run_file = sorted(glob.glob(os.path.join(store(it), "run*")))[0]
     kept = numbers(it)
+    body = {"ScrubIdentifier": str(uuid.uuid4())}
     with Damaged(it, run_file, flip(4096 + 33)) as d:
         def told():
-            status, found = control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id)
+            status, found = control(it.paris, "POST", "targets/%s/scrub" % it.vpg_id, body)
             if status == 200:
                 return found["Bad"] and found["FirstBad"]
             return (error_of(it) or {}).get("Code")

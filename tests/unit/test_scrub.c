@@ -169,9 +169,26 @@ sound(void **state)
     struct journal_scrub_result r;
     struct err err = ERR_INIT;
 
+    assert_false(journal_scrub_progress(t.j, &r));
     journal_scrub(t.j, on_scrubbed, NULL);
-    wait_flag();
+    assert_true(journal_scrub_progress(t.j, &r));
+    assert_int_equal(r.percent, 0);
+    while (!t.flag) { /* it rises, and one at a time */
+        unsigned before = r.percent;
+
+        io_loop_turn(t.loop, NSEC_PER_MSEC);
+        if (journal_scrub_progress(t.j, &r) && r.segments == 2 &&
+            t.res != -EBUSY) {
+            journal_scrub(t.j, on_scrubbed, NULL);
+            assert_int_equal(t.res, -EBUSY);
+            t.flag = false;
+        }
+        assert_true(r.percent >= before && r.percent < 100);
+    }
     assert_int_equal(t.res, 0);
+    assert_int_equal(t.r.percent, 100);
+    assert_int_equal(t.r.replicas, 2);
+    wait_flag();
     if (t.r.bad > 0)
         fail_msg("%s", t.r.first_bad);
     assert_true(t.r.segments >= 3 && t.r.runs >= 4 && t.r.batches > 50 &&
@@ -256,6 +273,27 @@ damage_is_found(void **state)
     open_journal();
 }
 
+/* A replica cannot be verified, but it is missed, and one that is too short is
+ * read as far as it goes. */
+static void
+replica_is_read(void **state)
+{
+    struct journal_scrub_result r;
+    char path[512], away[512];
+
+    close_journal();
+    file_path("replica.001", path);
+    file_path("away", away);
+    assert_int_equal(io_rename(t.loop, path, away, NULL), 0);
+    assert_int_equal(journal_scrub_dir(t.loop, t.dir, &r, NULL), 0);
+    assert_int_equal(r.bad, 1);
+    assert_non_null(strstr(r.first_bad, "replica.001"));
+    assert_int_equal(io_rename(t.loop, away, path, NULL), 0);
+    assert_int_equal(journal_scrub_dir(t.loop, t.dir, &r, NULL), 0);
+    assert_int_equal(r.bad, 0);
+    open_journal();
+}
+
 /* In a running journal: the alert names what is bad. */
 static void
 damage_while_running(void **state)
@@ -291,6 +329,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sound),
         cmocka_unit_test(damage_is_found),
+        cmocka_unit_test(replica_is_read),
         cmocka_unit_test(damage_while_running),
     };
 

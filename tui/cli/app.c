@@ -514,7 +514,10 @@ app_task(struct app *a, struct client *c, const char *method, const char *path,
 }
 
 int
-app_print_task(struct app *a, struct client *c, const char *id, struct err *err)
+app_print_as(struct app *a, struct client *c, const char *id,
+             const struct table *table,
+             void (*model)(const struct model *m, struct rows *out),
+             struct err *err)
 {
     struct model m = { .now_ms = when_now_ms() };
     cJSON *task = NULL, *vpgs = NULL, *list;
@@ -536,8 +539,8 @@ app_print_task(struct app *a, struct client *c, const char *id, struct err *err)
     if (list)
         (void)cJSON_AddItemToArray(list, task);
     m.list = list;
-    rows_init(&r, &table_tasks);
-    model_tasks(&m, &r);
+    rows_init(&r, table);
+    model(&m, &r);
     rc = app_print(a, c, &r, 0, err);
     rows_release(&r);
     if (list)
@@ -546,6 +549,12 @@ app_print_task(struct app *a, struct client *c, const char *id, struct err *err)
         cJSON_Delete(task);
     cJSON_Delete(vpgs);
     return rc;
+}
+
+int
+app_print_task(struct app *a, struct client *c, const char *id, struct err *err)
+{
+    return app_print_as(a, c, id, &table_tasks, model_tasks, err);
 }
 
 /* ---- Points --------------------------------------------------------------------------------------- */

@@ -103,6 +103,11 @@ enum {
 int app_task(struct app *a, struct client *c, const char *method,
              const char *path, const struct buf *body, const char *what,
              char out_id[TASK_ID_TEXT], struct err *err);
+/* A task as a row of another table. */
+int app_print_as(struct app *a, struct client *c, const char *id,
+                 const struct table *table,
+                 void (*model)(const struct model *m, struct rows *out),
+                 struct err *err);
 int
 app_print_task(struct app *a, struct client *c, const char *id, struct err *err);
 
@@ -138,6 +143,7 @@ int cmd_point(struct app *a, struct err *err);
 int cmd_pause(struct app *a, struct err *err);
 int cmd_resume(struct app *a, struct err *err);
 int cmd_sync(struct app *a, struct err *err);
+int cmd_scrub(struct app *a, struct err *err);
 int cmd_view(struct app *a, struct err *err);
 int cmd_unview(struct app *a, struct err *err);
 int cmd_create(struct app *a, struct err *err);

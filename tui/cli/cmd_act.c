@@ -8,6 +8,8 @@
 #include "common/text.h"
 #include "tui/cli/app.h"
 
+#define SCRUB_WAIT_MS (7ull * 86400 * 1000)
+
 struct act {
     const char *method, *path; /* below /v1/vpgs/<id> */
     const char *what;          /* "Test of" */
@@ -106,6 +108,30 @@ cmd_sync(struct app *a, struct err *err)
     };
 
     return simple(a, &x, NULL, err);
+}
+
+/* What it found is printed, also when that is damage. */
+int
+cmd_scrub(struct app *a, struct err *err)
+{
+    static const struct act x = { .method = "POST",
+                                  .path = "/scrub",
+                                  .what = "Scrub of" };
+    struct vpg_found f = { .client = NULL };
+    char id[TASK_ID_TEXT] = "";
+    int rc = app_find_vpg(a, app_arg(a, 0), &f, err), printed;
+
+    if (!a->opt.timeout) /* it reads all there is */
+        a->opt.timeout_ms = SCRUB_WAIT_MS;
+    if (rc == 0)
+        rc = act(a, &x, &f, NULL, id, err);
+    if (rc == 0 || (id[0] && err->code == ERR_CLI_0016)) {
+        printed = app_print_as(a, f.client, id, &table_scrub, model_scrub,
+                               rc == 0 ? err : NULL);
+        rc = rc < 0 ? rc : printed;
+    }
+    vpg_found_release(&f);
+    return rc;
 }
 
 int

@@ -571,6 +571,7 @@ model_task_word(const char *type)
         { "FailOverTest", "Test failover" },
         { "StopFailOverTest", "Stop test" },
         { "InsertTaggedCP", "New point" },
+        { "ScrubJournal", "Scrub" },
         { "PauseProtectionGroup", "Pause" },
         { "ResumeProtectionGroup", "Resume" },
         { "InitFullSync", "Force sync" },
@@ -609,8 +610,8 @@ related_vpg(const struct model *m, const cJSON *obj, const char **out_id)
     return *out_id;
 }
 
-static void
-add_task(const struct model *m, const cJSON *t, struct rows *out)
+static const struct state *
+task_state(const cJSON *t)
 {
     static const struct state states[] = {
         { "?", SEV_UNKNOWN },      { "running", SEV_PROGRESS },
@@ -619,10 +620,24 @@ add_task(const struct model *m, const cJSON *t, struct rows *out)
         { "done", SEV_GOOD },      { "cancelling", SEV_PROGRESS },
     };
     int state = model_task_state(t);
-    const struct state *s =
-        &states[state >= 0 && state < (int)ARRAY_SIZE(states) ? state : 0];
-    const char *vpg_id;
+
+    return &states[state >= 0 && state < (int)ARRAY_SIZE(states) ? state : 0];
+}
+
+static void
+set_took(struct rows *out, const cJSON *t)
+{
     int64_t from, to;
+
+    if (get_time(t, "Started", &from) && get_time(t, "Completed", &to))
+        rows_set_number(out, "took", (double)MAX(to - from, 0) / 1000);
+}
+
+static void
+add_task(const struct model *m, const cJSON *t, struct rows *out)
+{
+    const struct state *s = task_state(t);
+    const char *vpg_id;
 
     rows_add(out);
     rows_set_number(out, "severity", s->severity);
@@ -632,10 +647,9 @@ add_task(const struct model *m, const cJSON *t, struct rows *out)
     rows_set_text(out, "on", related_vpg(m, t, &vpg_id));
     set_str(out, "by", t, "InitiatedBy");
     rows_set_text(out, "state", s->word);
-    if (state == 1)
+    if (model_task_state(t) == 1)
         set_number(out, "progress", json_get(t, "Status"), "Progress", 1);
-    if (get_time(t, "Started", &from) && get_time(t, "Completed", &to))
-        rows_set_number(out, "took", (double)MAX(to - from, 0) / 1000);
+    set_took(out, t);
     set_time(out, "completed", t, "Completed");
     set_str(out, "reason", t, "CompleteReason");
     set_str(out, "type", t, "Type");
@@ -649,6 +663,40 @@ model_tasks(const struct model *m, struct rows *out)
 
     cJSON_ArrayForEach (t, m->list)
         add_task(m, t, out);
+}
+
+void
+model_scrub(const struct model *m, struct rows *out)
+{
+    static const struct {
+        const char *field, *name;
+    } counts[] = {
+        { "bad", "Bad" },           { "bytes", "Bytes" },
+        { "segments", "Segments" }, { "batches", "Batches" },
+        { "chunks", "Chunks" },     { "runs", "Runs" },
+        { "replicas", "Replicas" },
+    };
+    const cJSON *t;
+
+    cJSON_ArrayForEach (t, m->list) {
+        const cJSON *found = json_get(t, "Scrub");
+        const struct state *s = task_state(t);
+        const char *vpg_id;
+        double bad = 0;
+
+        rows_add(out);
+        rows_set_number(out, "severity",
+                        number(found, "Bad", &bad) && bad > 0 ? SEV_CRITICAL
+                                                              : s->severity);
+        rows_set_text(out, "vpg", related_vpg(m, t, &vpg_id));
+        rows_set_text(out, "state", bad > 0 ? "DAMAGED" : s->word);
+        set_number(out, "progress", found, "ProgressPercent", 1);
+        for (size_t i = 0; i < ARRAY_SIZE(counts); i++)
+            set_number(out, counts[i].field, found, counts[i].name, 1);
+        set_str(out, "first_bad", found, "FirstBad");
+        set_took(out, t);
+        set_str(out, "id", t, "TaskIdentifier");
+    }
 }
 
 void

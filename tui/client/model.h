@@ -14,7 +14,7 @@
 
 extern const struct table table_sites, table_vras, table_vms, table_vpgs,
     table_points, table_tasks, table_events, table_alerts, table_volumes,
-    table_stores, table_views, table_local;
+    table_stores, table_views, table_local, table_scrub;
 extern const struct table *const tables[]; /* ends with NULL */
 
 /* Answers that rows are made from; a list that was not asked for is NULL. */
@@ -40,6 +40,8 @@ void model_events(const struct model *m, struct rows *out);
 void model_alerts(const struct model *m, struct rows *out);
 void model_volumes(const struct model *m, struct rows *out);
 void model_stores(const struct model *m, struct rows *out);
+/* The task of a scrub, with what it has found. */
+void model_scrub(const struct model *m, struct rows *out);
 void model_views(const struct model *m, struct rows *out);
 
 /* Is what the answering site shows of this VPG old, because the recovery site

@@ -190,6 +190,24 @@ static const struct column views_columns[] = {
 };
 TABLE("views", views, "name", "No view is open.");
 
+static const struct column scrub_columns[] = {
+    { "severity", "", FMT_SIGN, 100, 0 },
+    { "vpg", "VPG", FMT_TEXT, 95, 8 },
+    { "state", "STATE", FMT_TEXT, 94, 0 },
+    { "progress", "%", FMT_PERCENT, 80, 0 },
+    { "bad", "BAD", FMT_COUNT, 99, 0 },
+    { "bytes", "READ", FMT_BYTES, 90, 0 },
+    { "segments", "SEGMENTS", FMT_COUNT, 70, 0 },
+    { "batches", "BATCHES", FMT_COUNT, 60, 0 },
+    { "chunks", "CHUNKS", FMT_COUNT, 50, 0 },
+    { "runs", "RUNS", FMT_COUNT, 65, 0 },
+    { "replicas", "REPLICAS", FMT_COUNT, 64, 0 },
+    { "first_bad", "FIRST", FMT_TEXT, 85, 20 },
+    { "took", "TOOK", FMT_DURATION, 40, 0 },
+    { "id", "ID", FMT_TEXT, 0, 8 },
+};
+TABLE("scrub", scrub, NULL, "No scrub.");
+
 static const struct column local_columns[] = {
     { "name", "SITE", FMT_TEXT, 100, 12 },
     { "location", "LOCATION", FMT_TEXT, 80, 8 },
@@ -202,5 +220,5 @@ TABLE("localsite", local, NULL, "No site.");
 const struct table *const tables[] = {
     &table_vpgs,  &table_sites,  &table_vras,   &table_vms,     &table_points,
     &table_tasks, &table_events, &table_alerts, &table_volumes, &table_stores,
-    &table_views, &table_local,  NULL,
+    &table_views, &table_local,  &table_scrub,  NULL,
 };
