@@ -375,6 +375,10 @@ restart(void *arg)
 {
     struct lab *l = arg;
 
+    struct sender_status st;
+
+    sender_status(l->sender, &st);
+    l->restart_why = st.err.code;
     l->restarts++;
     l->restart_due = true;
 }

@@ -88,7 +88,8 @@ struct lab { /* one lane: source, target, and what must be found there */
     char super_path[400];
     bool exact, fresh;
     unsigned attached, restarts, stopped_a, stopped_b;
-    bool restart_due;    /* the sender has asked for a new incarnation */
+    bool restart_due; /* the sender has asked for a new incarnation */
+    enum err_code restart_why;
     bool obeys_restarts; /* lab_turn() starts it anew, as the role does */
     struct lab_cut cuts[LAB_CUTS];
     unsigned n_cuts;

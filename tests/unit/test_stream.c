@@ -192,6 +192,7 @@ cut_between_sync_and_durable(void **state)
         proxy_cut(&t.proxy);
         lab_write(&t.l, 60, 64 * 1024);
         LAB_UNTIL(&t.l, t.l.restarts > 0);
+        assert_int_equal(t.l.restart_why, ERR_STR_0020);
         commits_release(t.loop);
         lab_settle(&t.l);
         lab_cut_now(&t.l);
