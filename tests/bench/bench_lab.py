@@ -5,6 +5,8 @@ protected  a protected volume beside our own unprotected one and the peers
 mirror     the same beside qemu-storage-daemon's write-blocking blockdev-mirror
 sync       the first sync of a used image beside nbdcopy
 memory     resident memory of the replicators with several VPGs under load
+           (VPGS, MINUTES; LOAD_MB_S each, 0: as fast as it goes; JOURNAL_MB: their
+           journals' limit, so that a long run promotes, 0: none)
 
 What a protected volume holds in its newest checkpoint is compared with the
 volume itself after the load: other data ends the run.
@@ -29,6 +31,8 @@ LOAD_SECS = setting("LOAD_SECS", 6, 1)  # of the load RPO is measured under
 SYNC_MB = setting("SYNC_MB", 2048, 64)
 VPGS = setting("VPGS", 4, 1)
 MINUTES = setting("MINUTES", 0.5, 0.02)
+LOAD_MB_S = setting("LOAD_MB_S", 0, 0)
+JOURNAL_MB = setting("JOURNAL_MB", 0, 0)
 RING_MB = 256
 
 
@@ -472,11 +476,14 @@ def run_sync(scratch, report):
 
 def run_memory(scratch, report):
     report.head("memory: resident memory of the replicators",
-                "%d VPGs, all written to at once (randw4k q32, %s minutes, MINUTES); ring %d MiB." % (VPGS, MINUTES, RING_MB))
+                "%d VPGs, all written to at once (randw4k q32, %s MB/s each, %s minutes); ring %d MiB; journals of at "
+                "most %s MB." % (VPGS, LOAD_MB_S or "all", MINUTES, RING_MB, JOURNAL_MB or "any"))
     where = scratch.dir("tmpfs")
     vms = ["vm%d" % i for i in range(VPGS)]
     size = min(SIZE_MB, 256) * MIB
     sites = Sites(where, vms, size)
+    if JOURNAL_MB:
+        sites.lab.limits = {"HardLimitInMB": JOURNAL_MB, "WarningThresholdInMB": 0}
     try:
         sites.up()
         idle = [rss_mib(p) for p in sites.pids()]
@@ -489,7 +496,8 @@ def run_memory(scratch, report):
 
         def load(uri):
             try:
-                fio(uri, "randw4k q32", secs=MINUTES * 60)
+                rate = ["--rate=%dk" % (LOAD_MB_S * 1000)] if LOAD_MB_S else []
+                fio(uri, "randw4k q32", secs=MINUTES * 60, more=rate)
             except BenchError as e:
                 failed.append(e)
 

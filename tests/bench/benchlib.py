@@ -182,11 +182,12 @@ def fio_args(job, secs):
     return argv + (["--fsync=1"] if job.endswith("fsync") else [])
 
 
-def fio(uri, job, pids=(), secs=None, seed=1):
+def fio(uri, job, pids=(), secs=None, seed=1, more=()):
     """One run: a dictionary iops, mb_s, mean_us, p99_us, cpu_us."""
     before = cpu_seconds(pids)
+    secs = secs or SECS
     text = run(["fio", "--name=j", "--randseed=%d" % seed, "--output-format=json"] +
-               fio_args(job, secs or SECS) + ["--uri=" + uri])
+               fio_args(job, secs) + ["--uri=" + uri] + list(more), seconds=2 * secs + 120)
     try:
         j = json.loads(text[text.index("{"):])["jobs"][0]
     except (ValueError, KeyError, IndexError):
