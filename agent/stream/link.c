@@ -464,6 +464,8 @@ stream_new(const struct stream_config *cfg, struct stream **out, struct err *err
     s->loop = cfg->loop;
     if (s->cfg.dead_ns == 0)
         s->cfg.dead_ns = 15 * NSEC_PER_SEC;
+    if (s->cfg.rx_turn == 0)
+        s->cfg.rx_turn = LINK_RX_TURN;
     if (s->cfg.redial_max_ns == 0)
         s->cfg.redial_max_ns = 10 * NSEC_PER_SEC;
     if (s->cfg.client_tls)

@@ -475,7 +475,7 @@ conn_receive(struct conn *c)
 
     /* A whole frame is handled in the turn that its last byte came in: nothing
      * would call again for it when no more bytes follow. */
-    while (moved < LINK_RX_TURN || conn_has_frame(c)) {
+    while (moved < s->cfg.rx_turn || conn_has_frame(c)) {
         n = conn_step(c);
         if (n < 0)
             break;

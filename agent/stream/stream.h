@@ -34,6 +34,7 @@ struct stream_config {
     struct tls_ctx *client_tls, *server_tls; /* NULL: plain, tests only */
     uint64_t dead_ns;       /* silence after which a link is dead; 0: 15 s */
     uint64_t redial_max_ns; /* back-off's ceiling; 0: 10 s */
+    uint64_t rx_turn;       /* bytes of one connection in a turn; 0: 4 MiB */
 };
 
 int stream_new(const struct stream_config *cfg, struct stream **out,

@@ -273,6 +273,7 @@ end_open(struct end *e, struct io_loop *loop, uint8_t id, const char *dir,
         .server_tls = server,
         .dead_ns = dead_ns,
         .redial_max_ns = 200 * NSEC_PER_MSEC,
+        .rx_turn = e->rx_turn,
     };
     struct io_addr at = { .is_unix = true };
     struct err err = ERR_INIT;

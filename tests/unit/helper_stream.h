@@ -48,6 +48,7 @@ struct end {
     struct stream *stream;
     struct agent_id id;
     struct io_addr addr; /* where it listens */
+    uint64_t rx_turn;    /* stream_config's */
 };
 void end_open(struct end *e, struct io_loop *loop, uint8_t id, const char *dir,
               struct tls_ctx *client, struct tls_ctx *server, uint64_t dead_ns);

@@ -175,15 +175,22 @@ raw_ack(struct raw *r)
 }
 
 static void
-setup(void)
+setup_turn(uint64_t rx_turn)
 {
     memset(&t, 0, sizeof t);
+    t.b.rx_turn = rx_turn;
     labs_reset();
     t.loop = helper_loop(IO_BACKEND_EPOLL, 2);
     t.dir = helper_tmpdir(NULL);
     end_open(&t.a, t.loop, 0xaa, t.dir, NULL, NULL, 0);
     end_open(&t.b, t.loop, 0xbb, t.dir, NULL, NULL, 0);
     lab_init(&t.l, &t.a, &t.b, t.dir, 0x11, VOL, 1);
+}
+
+static void
+setup(void)
+{
+    setup_turn(0);
 }
 
 static void
@@ -286,6 +293,24 @@ link_make(void)
     for (unsigned k = 0; k < 2; k++)
         assert_int_equal(raw_ack(t.raw[k]).ok, 1);
     UNTIL((stream_peer_status(t.l.peer_b, &st), st.state == PEER_UP));
+}
+
+/* The last byte of a frame uses up what may be received in a turn, and nothing
+ * follows that would begin another. */
+static void
+frame_ends_the_turn(void **state)
+{
+    struct frame f = { .type = FRAME_PING };
+
+    setup_turn(FRAME_HDR_SIZE);
+    lab_target_start(&t.l);
+    link_make();
+    for (f.id = 1; f.id < 20; f.id++) {
+        raw_send(t.raw[LINK_CONTROL], f, NULL, 0);
+        assert_int_equal(raw_expect(t.raw[LINK_CONTROL], FRAME_PONG, NULL).id,
+                         f.id);
+    }
+    teardown_all();
 }
 
 static void
@@ -774,9 +799,13 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hellos_refused),   cmocka_unit_test(hostile_frames),
-        cmocka_unit_test(sources_refused),  cmocka_unit_test(targets_that_lie),
-        cmocka_unit_test(dialling_already), cmocka_unit_test(certified),
+        cmocka_unit_test(hellos_refused),
+        cmocka_unit_test(frame_ends_the_turn),
+        cmocka_unit_test(hostile_frames),
+        cmocka_unit_test(sources_refused),
+        cmocka_unit_test(targets_that_lie),
+        cmocka_unit_test(dialling_already),
+        cmocka_unit_test(certified),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
