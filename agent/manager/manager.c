@@ -167,9 +167,10 @@ manager_free(struct manager *m)
     http_server_free(m->local);
     if (m->tick)
         event_free(m->tick);
-    accounts_free(m->accounts);
+    /* In this order: log-ins that come back with the first pool's jobs need the
+     * accounts and nothing of that pool. */
     workers_free(m->workers);
-    http_loop_drain(m->loop); /* what the workers had finished */
+    accounts_free(m->accounts);
     list_for_each_safe (pos, tmp, &m->drafts) {
         struct draft *d = list_entry(pos, struct draft, link);
 

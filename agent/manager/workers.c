@@ -100,6 +100,7 @@ workers_free(struct workers *w)
     pthread_mutex_unlock(&w->lock);
     for (unsigned i = 0; i < w->n_threads; i++)
         pthread_join(w->threads[i], NULL);
+    http_loop_drain(w->loop); /* the finished jobs; they may ask the pool */
     for (j = w->head; j; j = next) {
         next = j->next;
         j->done(j);

@@ -23,8 +23,9 @@ struct job {
 
 int workers_new(struct http_loop *loop, unsigned n_threads, unsigned queue_max,
                 struct workers **out_workers, struct err *err);
-/* Waits for what runs; jobs that have not begun come back undone through
- * done(); the finished ones do when the loop runs its posts for the last time. */
+/* On the loop's thread, or when it has ended.  Waits for what runs, and all jobs
+ * come back through done() before it returns: the finished ones with all else
+ * that was posted to the loop, then those that have not begun, undone. */
 void workers_free(struct workers *w);
 /* -EAGAIN: the queue is full. */
 int workers_submit(struct workers *w, struct job *j);

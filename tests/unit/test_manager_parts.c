@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <fcntl.h>
+#include <semaphore.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -639,6 +640,46 @@ workers_bounded(void **state)
     assert_int_equal(done, taken); /* each came back, done or not */
 }
 
+struct asking {
+    struct job job;
+    sem_t worked;
+    bool done, ending;
+};
+
+static void
+work_and_tell(struct job *j)
+{
+    sem_post(&container_of(j, struct asking, job)->worked);
+}
+
+static void
+ask_pool(struct job *j)
+{
+    struct asking *a = container_of(j, struct asking, job);
+
+    a->done = true;
+    a->ending = workers_ending(j->workers);
+}
+
+/* A job that is finished when the pool goes, and whose loop turns no more. */
+static void
+workers_end(void **state)
+{
+    struct asking a = { .job = { .work = work_and_tell, .done = ask_pool } };
+    struct http_loop *loop;
+    struct workers *w;
+
+    sem_init(&a.worked, 0, 0);
+    assert_int_equal(http_loop_new(&loop, NULL), 0);
+    assert_int_equal(workers_new(loop, 1, 5, &w, NULL), 0);
+    assert_int_equal(workers_submit(w, &a.job), 0);
+    sem_wait(&a.worked);
+    workers_free(w);
+    assert_true(a.done && a.ending);
+    http_loop_free(loop);
+    sem_destroy(&a.worked);
+}
+
 /* --- times ---------------------------------------------------------------------------------------- */
 
 static void
@@ -681,6 +722,7 @@ main(void)
         cmocka_unit_test(one_replicator_each),
         cmocka_unit_test(cannot_call),
         cmocka_unit_test(workers_bounded),
+        cmocka_unit_test(workers_end),
         cmocka_unit_test(times),
     };
 
