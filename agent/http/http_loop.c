@@ -79,8 +79,12 @@ http_loop_free(struct http_loop *l)
         run_posts(l);
     if (l->wake)
         event_free(l->wake);
-    if (l->base)
+    if (l->base) {
+        /* What libevent has put off holds the connection it is about, and would
+         * be forgotten with it: its descriptor would stay open. */
+        (void)event_base_loop(l->base, EVLOOP_NONBLOCK);
         event_base_free(l->base);
+    }
     if (l->fd >= 0)
         (void)close(l->fd);
     pthread_mutex_destroy(&l->lock);

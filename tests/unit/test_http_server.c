@@ -651,14 +651,50 @@ trust_withdrawn(void **state)
     pki_trust_free(none);
 }
 
+/* The loop ends in the very turn in which libevent has put off a connection's
+ * bytes: the connection ends with its server all the same. */
+static void
+ends_with_bytes_read(void **state)
+{
+    struct http_settings set = { .router = &router };
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    struct timeval tv = { .tv_sec = 5 };
+    struct http_loop *own;
+    struct http_server *s;
+    char c;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    (void)state;
+    (void)snprintf(a.sun_path, sizeof a.sun_path, "%s/own.sock", dir);
+    assert_int_equal(http_loop_new(&own, NULL), 0);
+    assert_int_equal(http_server_new(own, &set, &s, NULL), 0);
+    assert_int_equal(http_server_listen_unix(s, a.sun_path, NULL), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+    assert_int_equal(event_base_loop(http_loop_base(own), EVLOOP_NONBLOCK), 0);
+    assert_int_equal(http_server_connections(s), 1);
+    put(fd, "GET /who HTTP/1.1\r\n" HOST END); /* ready first, */
+    http_loop_stop(own);                       /* then this */
+    assert_int_equal(http_loop_run(own, NULL), 0);
+    http_server_free(s);
+    http_loop_free(own);
+    assert_int_equal(recv(fd, &c, 1, 0), 0);
+    close(fd);
+}
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(answers),          cmocka_unit_test(json_bodies),
-        cmocka_unit_test(refusals),         cmocka_unit_test(slow_and_huge),
-        cmocka_unit_test(too_many),         cmocka_unit_test(over_tls),
-        cmocka_unit_test(plaintext_to_tls), cmocka_unit_test(trust_withdrawn),
+        cmocka_unit_test(answers),
+        cmocka_unit_test(json_bodies),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(slow_and_huge),
+        cmocka_unit_test(too_many),
+        cmocka_unit_test(over_tls),
+        cmocka_unit_test(plaintext_to_tls),
+        cmocka_unit_test(trust_withdrawn),
+        cmocka_unit_test(ends_with_bytes_read),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
