@@ -311,16 +311,20 @@ call_lane(struct http_req *rq, struct manager *m, const struct vpg *v,
     struct replicator *r = fleet_find(m, source ? &v->source : &v->target);
     struct lane_call *c = calloc(1, sizeof *c);
     const char *want = http_req_query(rq, "keepReplicas");
+    const char *force = http_req_query(rq, "force");
     bool keep = want && strcmp(want, "true") == 0;
     char id[UUID_TEXT_SIZE], path[160];
     struct err err = ERR_INIT;
     struct buf body;
 
     uuid_format(&v->id.u, id);
-    (void)snprintf(path, sizeof path, "/control/v1/%s/%s%s%s",
+    (void)snprintf(path, sizeof path, "/control/v1/%s/%s%s%s%s",
                    source ? "sources" : "targets", id,
                    remove && !source ? "?keepReplicas=" : "",
-                   remove && !source ? (keep ? "true" : "false") : "");
+                   remove && !source ? (keep ? "true" : "false") : "",
+                   remove && !source && force && strcmp(force, "true") == 0
+                       ? "&force=true"
+                       : "");
     buf_init(&body, VPG_DEFINITION_MAX);
     if (!remove && source)
         vpgs_source_body(m, v, &body);

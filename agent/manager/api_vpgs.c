@@ -393,7 +393,7 @@ vpg_delete(struct http_req *rq, void *ctx)
         http_reply_err(rq, 400, &err);
         return;
     }
-    if (v->test.running) {
+    if (v->test.running && !force) {
         http_reply_fail(rq, 400, ERR_MGR_0011,
                         "VPG %s: a failover test is running: stop it first",
                         v->name);

@@ -731,7 +731,8 @@ push_lanes(struct manager *m, struct replicator *r)
     return false;
 }
 
-/* A lane of a VPG that was deleted while the replicator was away. */
+/* A lane of a VPG that was deleted while the replicator was away.  Nobody can
+ * close its views any more: they go with it. */
 static bool
 drop_lane(struct manager *m, struct replicator *r, bool source)
 {
@@ -752,8 +753,8 @@ drop_lane(struct manager *m, struct replicator *r, bool source)
                        source ? "sources" : "targets", id,
                        source ? ""
                        : vpgs_keeps_replicas(m, &e.subject)
-                           ? "?keepReplicas=true"
-                           : "?keepReplicas=false");
+                           ? "?keepReplicas=true&force=true"
+                           : "?keepReplicas=false&force=true");
         return send_errand(m, r, "DELETE", path, NULL, &e) == 0;
     }
     return false;

@@ -192,7 +192,7 @@ mark_deleting(struct op *op)
 
     if (!v)
         return OP_FAILED;
-    if (v->test.running)
+    if (v->test.running && !param_true(op, "Force"))
         return op_fail(op, -EBUSY, ERR_MGR_0011,
                        "VPG %s: a failover test is running: stop it first",
                        v->name);
@@ -200,16 +200,23 @@ mark_deleting(struct op *op)
     return vpgs_changed(op->m, v, &op->err) < 0 ? OP_FAILED : OP_NEXT;
 }
 
+/* Forced: the views are closed, too. */
+static void
+removal_query(const struct op *op, char out[60])
+{
+    (void)snprintf(out, 60, "?keepReplicas=%s%s",
+                   param_true(op, "KeepRecoveryVolumes") ? "true" : "false",
+                   param_true(op, "Force") ? "&force=true" : "");
+}
+
 static enum op_verdict
 remove_here(struct op *op, const struct vpg *v, bool source)
 {
-    char path[200];
+    char query[60] = "", path[200];
 
-    lane_path(v, source,
-              source                                  ? ""
-              : param_true(op, "KeepRecoveryVolumes") ? "?keepReplicas=true"
-                                                      : "?keepReplicas=false",
-              path);
+    if (!source)
+        removal_query(op, query);
+    lane_path(v, source, query, path);
     return op_call_replicator(op, source ? &v->source : &v->target, "DELETE",
                               path, NULL);
 }
@@ -217,11 +224,11 @@ remove_here(struct op *op, const struct vpg *v, bool source)
 static enum op_verdict
 remove_there(struct op *op, const struct vpg *v, bool source)
 {
-    char id[UUID_TEXT_SIZE], path[160];
+    char id[UUID_TEXT_SIZE], query[60], path[160];
 
     uuid_format(&v->id.u, id);
-    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?keepReplicas=%s", id,
-                   param_true(op, "KeepRecoveryVolumes") ? "true" : "false");
+    removal_query(op, query);
+    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s%s", id, query);
     return op_call_peer(op, source ? &v->protected_site : &v->recovery_site,
                         "DELETE", path, NULL);
 }

@@ -414,7 +414,9 @@ call_about_vpg(struct manager *m, struct peer *p, const char *method,
     x->m = m;
     x->site = p->site;
     uuid_format(vpg, id);
-    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?quiet=1%s", id,
+    /* What is deleted here ends there whatever is open: nobody could close it. */
+    (void)snprintf(path, sizeof path, "/peer/v1/vpgs/%s?quiet=1%s%s", id,
+                   body ? "" : "&force=true",
                    !body && vpgs_keeps_replicas(m, vpg) ? "&keepReplicas=true"
                                                         : "");
     if (peers_call(m, p, method, path, body, exchange_done, x, NULL) < 0)

@@ -252,6 +252,7 @@ control_fill(struct http_req *rq, struct ctl_call *c)
         return -EINVAL;
     c->query.keep_replicas = query_true(rq, "keepReplicas");
     c->query.overwrite = query_true(rq, "overwrite");
+    c->query.force = query_true(rq, "force");
     if (http_req_json(rq, &body) < 0)
         return -EINVAL;
     c->body = body ? cJSON_Duplicate(body, 1) : cJSON_CreateObject();

@@ -104,7 +104,7 @@ struct ctl_call {
     char point[24];          /* checkpoint in the path */
     struct {
         uint64_t from, to, skip, limit;
-        bool keep_replicas, overwrite;
+        bool keep_replicas, overwrite, force;
         struct uuid incarnation; /* nil: not said */
     } query;
     cJSON *body; /* NULL: none */

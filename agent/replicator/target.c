@@ -340,7 +340,11 @@ target_stopped_receiver(void *arg)
 void
 target_close(struct target *t, void (*then)(struct target *t))
 {
+    bool closing = t->then != NULL;
+
     t->then = then;
+    if (closing)
+        return;
     io_timer_stop(&t->retry);
     if (t->receiver)
         receiver_stop(t->receiver, target_stopped_receiver, t);
@@ -372,7 +376,13 @@ target_stop_one(void)
 static void
 target_stop_closed(struct target *t)
 {
-    UNUSED(t);
+    struct err err = ERR_INIT;
+
+    if (t->call) { /* a deletion: it is asked for again after the next start */
+        err_set(&err, -EBUSY, ERR_REP_0010, "the replicator is stopping");
+        ctl_reply_err(t->call, &err);
+        t->call = NULL;
+    }
     target_stop_one();
 }
 
@@ -393,6 +403,7 @@ targets_stop(struct replicator *rep, void (*done)(struct replicator *rep))
         struct target *t = list_entry(l, struct target, link);
 
         io_timer_stop(&t->retry);
+        t->views_gone = NULL;
         if (!t->journal)
             continue;
         targets_stopping.left++;

@@ -73,6 +73,7 @@ struct target {
     struct receiver *receiver;
     struct list views; /* target_view.link */
     unsigned views_opening;
+    void (*views_gone)(struct target *t); /* all are being closed */
     struct err err;
     struct target_alert alerts[REP_ALERTS_MAX];
     unsigned n_alerts;
@@ -98,7 +99,8 @@ struct target *
 target_new(struct replicator *rep, const cJSON *body, struct err *err);
 void target_free(struct target *t); /* out of the list already */
 void target_open(struct target *t);
-/* Receiver and journal, then then(), at once if neither is open. */
+/* Receiver and journal, then then(), at once if neither is open.  While they are
+ * closing already: then() instead of what was to follow. */
 void target_close(struct target *t, void (*then)(struct target *t));
 void targets_stop(struct replicator *rep, void (*done)(struct replicator *rep));
 
@@ -118,6 +120,9 @@ void target_view_release(struct target_view *tv);
 void target_view_json(struct json_writer *w, struct target_view *tv);
 void target_view_open(struct ctl_call *c);
 void target_view_close(struct ctl_call *c);
+/* Discard all of them, also those that are being opened, and then call then(),
+ * perhaps at once. */
+void target_views_discard(struct target *t, void (*then)(struct target *t));
 
 /* --- target_status.c ---------------------------------------------------- */
 

@@ -287,6 +287,13 @@ target_delete_closed(struct target *t)
     io_work_submit(t->rep->loop, &t->job);
 }
 
+static void
+target_delete_unviewed(struct target *t)
+{
+    target_close(t, target_delete_closed);
+}
+
+/* Refused while views are open, or (force) they are discarded first. */
 void
 target_delete(struct ctl_call *c)
 {
@@ -300,7 +307,7 @@ target_delete(struct ctl_call *c)
     if (t->call || t->deleting || t->opening)
         err_set(&err, -EBUSY, ERR_REP_0010,
                 "VPG %s is being changed by another call", t->name);
-    else if (!list_empty(&t->views) || t->views_opening > 0)
+    else if (!c->query.force && (!list_empty(&t->views) || t->views_opening > 0))
         err_set(&err, -EBUSY, ERR_REP_0015, "views of VPG %s are open", t->name);
     if (err.num < 0) {
         ctl_reply_err(c, &err);
@@ -309,5 +316,5 @@ target_delete(struct ctl_call *c)
     t->deleting = true;
     t->keep_replicas = c->query.keep_replicas;
     t->call = c;
-    target_close(t, target_delete_closed);
+    target_views_discard(t, target_delete_unviewed);
 }

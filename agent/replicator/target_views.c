@@ -86,6 +86,17 @@ target_view_adopt(struct target *t, struct journal_view *view, struct err *err)
 }
 
 static void
+check_gone(struct target *t)
+{
+    void (*then)(struct target *) = t->views_gone;
+
+    if (!then || !list_empty(&t->views) || t->views_opening > 0)
+        return;
+    t->views_gone = NULL;
+    then(t);
+}
+
+static void
 view_discarded(void *arg)
 {
     struct target_view *tv = arg;
@@ -98,6 +109,8 @@ view_discarded(void *arg)
     free(tv);
     if (then)
         then(t);
+    else
+        check_gone(t);
 }
 
 static void
@@ -147,6 +160,23 @@ void
 target_view_release(struct target_view *tv)
 {
     view_unserve(tv, view_released);
+}
+
+void
+target_views_discard(struct target *t, void (*then)(struct target *t))
+{
+    struct list *l, *tmp;
+
+    t->views_gone = then;
+    t->views_opening++; /* the last one to go must not call then() in here */
+    list_for_each_safe (l, tmp, &t->views) {
+        struct target_view *tv = list_entry(l, struct target_view, link);
+
+        if (!tv->closing)
+            view_close(tv);
+    }
+    t->views_opening--;
+    check_gone(t);
 }
 
 /* --- calls -------------------------------------------------------------- */
@@ -220,9 +250,15 @@ view_opened(void *arg, struct journal_view *v, int res, const struct err *why)
             err_set(&err, res, ERR_REP_0016, "the view could not be opened: %s",
                     err_errno(res));
         ctl_reply_err(c, &err);
+        check_gone(t);
         return;
     }
     tv = target_view_adopt(t, v, &err);
+    if (tv && t->views_gone) {
+        err_set(&err, -EBUSY, ERR_REP_0010, "VPG %s is being deleted", t->name);
+        view_close(tv);
+        tv = NULL;
+    }
     if (!tv)
         ctl_reply_err(c, &err);
     else
