@@ -8,6 +8,8 @@
  * first, while its manager is still there; then the manager.  A role that does
  * not stop in stop_timeout is killed.
  *
+ * A role in whose place join has put another identity is started anew, too.
+ *
  *   WAITING --identity there--> READY --time--> RUNNING --exit--> READY
  *                                                  |
  *                                       stop: TERM, then KILL --exit--> DONE
@@ -21,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -40,6 +43,7 @@
 
 enum {
     IDENTITY_POLL_MS = 200, /* how soon a join is noticed */
+    ANOTHER_POLL_MS = 1000, /* how soon one in place of a running role is */
     LOCK_WAIT_MS = 15000,   /* for a killed supervisor's role to be gone */
     LOCK_POLL_MS = 20,
 };
@@ -57,6 +61,8 @@ struct child {
     pid_t pid;
     uint64_t started_ms, delay_ms, due_ms; /* monotonic; due: next start */
     bool killed;
+    dev_t dev; /* of the role's directory when it was started */
+    ino_t ino;
 };
 
 struct supervisor {
@@ -137,6 +143,15 @@ has_identity(const struct supervisor *s, const char *role)
     return access(path, F_OK) == 0;
 }
 
+static bool
+role_dir(const struct supervisor *s, const char *role, struct stat *out)
+{
+    char path[FILE_PATH_SIZE];
+
+    (void)snprintf(path, sizeof path, "%.900s/%s", s->cfg.state_dir, role);
+    return stat(path, out) == 0;
+}
+
 /* Own process group, so that a terminal's Ctrl-C reaches the supervisor alone
  * and the order of stopping holds; no signal blocked or ignored. */
 static int
@@ -187,8 +202,13 @@ start_child(struct supervisor *s, struct child *c)
 {
     struct err err = ERR_INIT;
     char ids[64];
-    int rc = spawn_role(s, c->role, &c->pid);
+    struct stat st = { .st_ino = 0 };
+    int rc;
 
+    (void)role_dir(s, c->role, &st);
+    c->dev = st.st_dev;
+    c->ino = st.st_ino;
+    rc = spawn_role(s, c->role, &c->pid);
     c->started_ms = now_ms();
     if (rc < 0) {
         (void)err_set(&err, rc, ERR_AGT_0008, "role %s: start: %s", c->role,
@@ -252,6 +272,25 @@ reap(struct supervisor *s)
     }
 }
 
+/* The directory of a running role was moved away and join has made another one:
+ * the process is the one that was taken out.  It is killed, because in stopping
+ * it would write what it knows of its lanes into the new one's directory. */
+static void
+check_same(struct child *c, const struct supervisor *s)
+{
+    char ids[64];
+    struct stat st;
+
+    if (c->killed || !has_identity(s, c->role) || !role_dir(s, c->role, &st) ||
+        (st.st_dev == c->dev && st.st_ino == c->ino))
+        return;
+    (void)snprintf(ids, sizeof ids, "role=%s pid=%ld", c->role, (long)c->pid);
+    log_line(LOG_WARN, "supervisor", ids,
+             "another identity stands in its place: it is started anew");
+    c->killed = true;
+    (void)kill(c->pid, SIGKILL);
+}
+
 /* Start what is due; returns the milliseconds until the next look, -1: none. */
 static int
 tick(struct supervisor *s)
@@ -267,7 +306,10 @@ tick(struct supervisor *s)
         }
         if (c->state == CHILD_READY && c->due_ms <= now)
             start_child(s, c);
-        if (c->state == CHILD_WAITING)
+        if (c->state == CHILD_RUNNING) {
+            check_same(c, s);
+            next = MIN(next, now + ANOTHER_POLL_MS);
+        } else if (c->state == CHILD_WAITING)
             next = MIN(next, now + IDENTITY_POLL_MS);
         else if (c->state == CHILD_READY)
             next = MIN(next, c->due_ms);

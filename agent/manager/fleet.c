@@ -413,6 +413,19 @@ fleet_revoke(struct manager *m, struct replicator *r, struct err *err)
     return save(m, r, err);
 }
 
+int
+fleet_forget(struct manager *m, struct replicator *r, struct err *err)
+{
+    char id[UUID_TEXT_SIZE];
+    int rc;
+
+    uuid_format(&r->id, id);
+    rc = catalog_delete(m->catalog, "replicator", id, err);
+    if (rc == 0)
+        replicator_free(r);
+    return rc;
+}
+
 /* --- calls ------------------------------------------------------------------------------- */
 
 int

@@ -166,6 +166,8 @@ int fleet_renewed(struct manager *m, struct replicator *r,
 int fleet_set_address(struct manager *m, struct replicator *r,
                       const char *address, struct err *err);
 int fleet_revoke(struct manager *m, struct replicator *r, struct err *err);
+/* Durable: it is not known any more; frees it.  After fleet_revoke(). */
+int fleet_forget(struct manager *m, struct replicator *r, struct err *err);
 /* A control call to one of ours. */
 int fleet_call(struct manager *m, struct replicator *r, const char *method,
                const char *path, const struct buf *body,

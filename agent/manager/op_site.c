@@ -250,20 +250,39 @@ const struct op_type op_unpair = { "Unpair", 24, unpair_steps, NULL };
 
 /* --- a replicator leaves ------------------------------------------------------------------- */
 
+static struct replicator *
+replicator_of(struct op *op)
+{
+    struct uuid id;
+
+    if (json_uuid(op->params, "ReplicatorIdentifier", JSON_REQUIRED, &id,
+                  NULL) < 0)
+        return NULL;
+    return fleet_find(op->m, &id);
+}
+
 static enum op_verdict
 revoke(struct op *op)
 {
-    struct uuid id;
-    struct replicator *r;
+    struct replicator *r = replicator_of(op);
 
-    if (json_uuid(op->params, "ReplicatorIdentifier", JSON_REQUIRED, &id,
-                  &op->err) < 0)
-        return OP_FAILED;
-    r = fleet_find(op->m, &id);
     return r && fleet_revoke(op->m, r, &op->err) < 0 ? OP_FAILED : OP_NEXT;
 }
 
-static const struct op_step uninstall_steps[] = { { "Revoke", revoke },
-                                                  { NULL, NULL } };
+/* The list of revoked certificates stays; nothing else of it is needed, and its
+ * VMs and stores must not stand beside those of the one that takes its place. */
+static enum op_verdict
+forget(struct op *op)
+{
+    struct replicator *r = replicator_of(op);
+
+    return r && fleet_forget(op->m, r, &op->err) < 0 ? OP_FAILED : OP_NEXT;
+}
+
+static const struct op_step uninstall_steps[] = {
+    { "Revoke", revoke },
+    { "Forget", forget },
+    { NULL, NULL },
+};
 const struct op_type op_uninstall_vra = { "UninstallVra", 10, uninstall_steps,
                                           NULL };
