@@ -152,6 +152,7 @@ main(int argc, char **argv)
     struct err err = ERR_INIT;
     int rc;
 
+    /* No thread runs yet.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
     (void)setlocale(LC_CTYPE, "");
     /* A reader of our output that ends is an error to report, no death. */
     (void)signal(SIGPIPE, SIG_IGN);

@@ -713,8 +713,8 @@ put(struct buf *b, const struct man_rec *r, uint64_t *number, uint32_t *prev)
 /* Records in a row; the first that fails ends it. */
 struct man_writer {
     struct buf *b;
-    uint64_t *number;
-    uint32_t *prev;
+    uint64_t number;
+    uint32_t prev;
     int rc;
 };
 
@@ -722,7 +722,7 @@ static void
 write_rec(struct man_writer *w, const struct man_rec *r)
 {
     if (w->rc == 0)
-        w->rc = put(w->b, r, w->number, w->prev);
+        w->rc = put(w->b, r, &w->number, &w->prev);
 }
 
 /* The whole state as a file: header and records from number on. */
@@ -732,7 +732,7 @@ snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
 {
     uint8_t head[MANIFEST_HEADER];
     struct man_header h = s->id;
-    struct man_writer w = { .b = b, .number = number, .prev = prev };
+    struct man_writer w = { .b = b, .number = *number, .prev = *prev };
     struct man_rec r;
 
     h.first_number = *number;
@@ -765,6 +765,8 @@ snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
     for (size_t i = 0; i < s->n_tags; i++)
         PUT(.type = MAN_TAG, .u.tag = *s->tags[i]);
 #undef PUT
+    *number = w.number;
+    *prev = w.prev;
     return w.rc;
 }
 

@@ -195,7 +195,7 @@ run_open(struct io_loop *loop, const char *dir, const char *name,
          const struct run_header *want, struct run **out, struct err *err)
 {
     char path[ERR_MSG_MAX / 2];
-    struct io_file_info fi;
+    struct io_file_info fi = { .size = 0 };
     struct run *r;
     int rc;
 

@@ -66,7 +66,7 @@ filter_room(struct run_filter_vol *v, uint32_t n_regions)
 
     if (v->bits && need <= v->cap)
         return 0;
-    cap = MAX(need, v->cap * 2);
+    cap = MAX(MAX(need, v->cap * 2), 16U);
     p = realloc(v->bits, cap);
     if (!p)
         return -ENOMEM;

@@ -771,7 +771,7 @@ seg_store_read_chunk(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
     struct seg_slice s;
     int rc = seg_store_locate(arg, seg, chunk, 0, 0, &s, err);
 
-    if (rc < 0)
+    if (rc != 0)
         return rc;
     rc = chunk_load(&s, out, err);
     if (rc == 0)

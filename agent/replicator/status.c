@@ -262,7 +262,7 @@ peer_json(struct json_writer *w, const struct stream_peer *p,
 static void
 peers_json(struct replicator *rep, struct json_writer *w)
 {
-    const struct stream_peer *seen[64];
+    const struct stream_peer *seen[64] = { NULL };
     unsigned n = 0;
     struct list *l;
 

@@ -23,6 +23,13 @@ str(const cJSON *obj, const char *name)
     return cJSON_IsString(v) ? v->valuestring : NULL;
 }
 
+/* Of an array of so many words? */
+static bool
+is_index(double n, size_t size)
+{
+    return n >= 0 && n < (double)size;
+}
+
 static bool
 number(const cJSON *obj, const char *name, double *out)
 {
@@ -206,7 +213,7 @@ add_peer(const struct model *m, const cJSON *p, struct rows *out)
         rows_set_text(out, "address", text);
     }
     set_str(out, "location", p, "Location");
-    if (number(p, "PairingStatus", &n) && n >= 0 && n < ARRAY_SIZE(pairing))
+    if (number(p, "PairingStatus", &n) && is_index(n, ARRAY_SIZE(pairing)))
         rows_set_text(out, "pairing", pairing[(size_t)n]);
     set_time(out, "last_contact", p, "LastContact");
     set_str(out, "error", p, "LinkError");
@@ -256,7 +263,7 @@ vra_state(double n)
         "changing host", "maintenance", "enter maintenance",
     };
 
-    return n >= 0 && n < ARRAY_SIZE(words) ? words[(size_t)n] : "?";
+    return is_index(n, ARRAY_SIZE(words)) ? words[(size_t)n] : "?";
 }
 
 void
@@ -366,11 +373,11 @@ vpg_state(const cJSON *v)
     struct state s = unknown;
     double status = -1, sub = 0, alert = 0;
 
-    if (number(v, "Status", &status) && status >= 0 &&
-        status < ARRAY_SIZE(status_words))
+    if (number(v, "Status", &status) &&
+        is_index(status, ARRAY_SIZE(status_words)))
         s = status_words[(size_t)status];
     if (number(v, "SubStatus", &sub) && sub >= 1 &&
-        sub < ARRAY_SIZE(substatus_words)) {
+        is_index(sub, ARRAY_SIZE(substatus_words))) {
         s.word = substatus_words[(size_t)sub].word;
         /* A silent source outweighs that RPO and history suffer from it. */
         s.severity =
@@ -427,7 +434,7 @@ add_vpg(const struct model *m, const cJSON *v, struct rows *out)
         n < 100)
         rows_set_number(out, "progress", n);
     set_number(out, "vms", v, "VmsCount", 1);
-    if (number(v, "Priority", &n) && n >= 0 && n < ARRAY_SIZE(priority))
+    if (number(v, "Priority", &n) && is_index(n, ARRAY_SIZE(priority)))
         rows_set_text(out, "priority", priority[(size_t)n]);
     set_str(out, "id", v, "VpgIdentifier");
     set_number(out, "status", v, "Status", 1);

@@ -328,7 +328,7 @@ format_duration(double seconds, char *out, size_t cap)
 {
     unsigned long long s = seconds < 0 ? 0 : (unsigned long long)seconds;
 
-    if (s >= 100 * 3600)
+    if (s >= 100ull * 3600)
         (void)snprintf(out, cap, "%llu d", s / 86400);
     else
         (void)snprintf(out, cap, "%02llu:%02llu:%02llu", s / 3600, s / 60 % 60,
