@@ -456,6 +456,20 @@ json_i64(const cJSON *obj, const char *name, enum json_need need, int64_t min,
     return 1;
 }
 
+uint64_t
+json_u64_or(const cJSON *obj, const char *name, uint64_t otherwise)
+{
+    (void)json_u64(obj, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &otherwise, NULL);
+    return otherwise;
+}
+
+const char *
+json_str_or(const cJSON *obj, const char *name, const char *otherwise)
+{
+    (void)json_str(obj, name, JSON_OPTIONAL, &otherwise, NULL);
+    return otherwise;
+}
+
 int
 json_bool(const cJSON *obj, const char *name, enum json_need need,
           bool *out_value, struct err *err)
@@ -627,6 +641,15 @@ void
 json_put_str(struct json_writer *w, const char *name, const char *value)
 {
     json_put_strn(w, name, value, strlen(value));
+}
+
+void
+json_put_str_or_null(struct json_writer *w, const char *name, const char *value)
+{
+    if (value)
+        json_put_str(w, name, value);
+    else
+        json_put_null(w, name);
 }
 
 void

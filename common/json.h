@@ -57,6 +57,11 @@ int json_obj(const cJSON *obj, const char *name, enum json_need need,
              const cJSON **out_value, struct err *err);
 int json_array(const cJSON *obj, const char *name, enum json_need need,
                const cJSON **out_value, struct err *err);
+/* For trees that were checked before, or whose gaps do not matter: `otherwise`
+ * when the member is absent or no such value. */
+uint64_t json_u64_or(const cJSON *obj, const char *name, uint64_t otherwise);
+const char *
+json_str_or(const cJSON *obj, const char *name, const char *otherwise);
 
 /* The writer.  name is NULL inside arrays and at the top.  Failures stick in
  * the buffer (buf.failed), so that one check at the end is enough.  Strings
@@ -72,6 +77,8 @@ void json_close_obj(struct json_writer *w);
 void json_open_array(struct json_writer *w, const char *name);
 void json_close_array(struct json_writer *w);
 void json_put_str(struct json_writer *w, const char *name, const char *value);
+void json_put_str_or_null(struct json_writer *w, const char *name,
+                          const char *value); /* NULL: null */
 /* As json_put_str for n bytes. */
 void json_put_strn(struct json_writer *w, const char *name, const char *value,
                    size_t n);

@@ -7,24 +7,6 @@
 #include "common/text.h"
 #include "manager/manager.h"
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
-static const char *
-text(const cJSON *o, const char *name)
-{
-    const char *s = "";
-
-    (void)json_str(o, name, JSON_OPTIONAL, &s, NULL);
-    return s;
-}
-
 /* The replicators of the site in the path; answers 400 or 404 itself. */
 static struct list *
 replicators_of(struct http_req *rq, struct manager *m)
@@ -111,14 +93,15 @@ put_vm_volumes(struct json_writer *w, const cJSON *vm)
     json_open_array(w, "Volumes");
     cJSON_ArrayForEach (vol, json_get(vm, "Volumes")) {
         json_open_obj(w, NULL);
-        json_put_str(w, "VmVolumeIdentifier", text(vol, "VolumeIdentifier"));
+        json_put_str(w, "VmVolumeIdentifier",
+                     json_str_or(vol, "VolumeIdentifier", ""));
         json_put_null(w, "PublicCloudVolumeIdentifier");
-        json_put_str(w, "VolumeName", text(vol, "VolumeName"));
-        json_put_str(w, "Path", text(vol, "Path"));
-        json_put_u64(w, "SizeInBytes", number(vol, "SizeInBytes"));
-        json_put_str(w, "NbdUri", text(vol, "NbdUri"));
+        json_put_str(w, "VolumeName", json_str_or(vol, "VolumeName", ""));
+        json_put_str(w, "Path", json_str_or(vol, "Path", ""));
+        json_put_u64(w, "SizeInBytes", json_u64_or(vol, "SizeInBytes", 0));
+        json_put_str(w, "NbdUri", json_str_or(vol, "NbdUri", ""));
         if (json_get(vol, "Error"))
-            json_put_str(w, "Error", text(vol, "Error"));
+            json_put_str(w, "Error", json_str_or(vol, "Error", ""));
         else
             json_put_null(w, "Error");
         json_close_obj(w);
@@ -134,13 +117,13 @@ put_free_vm(struct json_writer *w, const struct replicator *r, const cJSON *vm)
     char host[UUID_TEXT_SIZE];
 
     cJSON_ArrayForEach (vol, json_get(vm, "Volumes")) {
-        size += number(vol, "SizeInBytes");
-        used += number(vol, "AllocatedInBytes");
+        size += json_u64_or(vol, "SizeInBytes", 0);
+        used += json_u64_or(vol, "AllocatedInBytes", 0);
     }
     uuid_format(&r->id, host);
     json_open_obj(w, NULL);
-    json_put_str(w, "VmName", text(vm, "VmName"));
-    json_put_str(w, "VmIdentifier", text(vm, "VmIdentifier"));
+    json_put_str(w, "VmName", json_str_or(vm, "VmName", ""));
+    json_put_str(w, "VmIdentifier", json_str_or(vm, "VmIdentifier", ""));
     json_put_null(w, "VmInstanceIdentifier");
     json_put_str(w, "OwningHostIdentifier", host);
     json_put_str(w, "OwningHostName", r->name);
@@ -210,7 +193,8 @@ site_hosts(struct http_req *rq, void *ctx)
         json_put_uuid(&w, "HostIdentifier", &r->id);
         json_put_str(&w, "VirtualizationHostName", r->name);
         json_put_str(&w, "HostVersion",
-                     text(json_get(r->status, "Replicator"), "Version"));
+                     json_str_or(json_get(r->status, "Replicator"), "Version",
+                                 ""));
         json_put_str(&w, "ConnectionStatus",
                      replicator_fresh(r) ? "Connected" : "Disconnected");
         json_close_obj(&w);
@@ -239,8 +223,9 @@ site_datastores(struct http_req *rq, void *ctx)
         cJSON_ArrayForEach (store, json_get(r->status, "Stores")) {
             json_open_obj(&w, NULL);
             json_put_str(&w, "DatastoreIdentifier",
-                         text(store, "StoreIdentifier"));
-            json_put_str(&w, "DatastoreName", text(store, "StoreName"));
+                         json_str_or(store, "StoreIdentifier", ""));
+            json_put_str(&w, "DatastoreName",
+                         json_str_or(store, "StoreName", ""));
             json_put_null(&w, "OwningDatastoreCluster");
             json_put_uuid(&w, "HostIdentifier", &r->id);
             json_close_obj(&w);
@@ -327,9 +312,9 @@ put_vra(struct json_writer *w, struct manager *m, const struct replicator *r)
     json_put_u64(w, "Status", vra_status(r));
     json_put_u64(w, "UpgradeStatus", 0);
     json_put_u64(w, "Progress", 0);
-    json_put_str(w, "VraVersion", text(self, "Version"));
-    json_put_str(w, "VraDisplayVersion", text(self, "Version"));
-    json_put_str(w, "HostVersion", text(self, "Version"));
+    json_put_str(w, "VraVersion", json_str_or(self, "Version", ""));
+    json_put_str(w, "VraDisplayVersion", json_str_or(self, "Version", ""));
+    json_put_str(w, "HostVersion", json_str_or(self, "Version", ""));
     json_put_str(w, "HostIdentifier", id);
     json_put_str(w, "HostDisplayName", r->name);
     json_put_str(w, "IpAddress", r->address);
@@ -537,23 +522,25 @@ put_datastore(struct json_writer *w, const struct replicator *r,
 {
     static const char *const kinds[] = { "Protected", "Recovery",   "Journal",
                                          "Scratch",   "Appliances", "Unknown" };
-    uint64_t used[6] = { 0 }, capacity = number(store, "CapacityInBytes"),
-             free_bytes = number(store, "FreeInBytes");
+    uint64_t used[6] = { 0 },
+             capacity = json_u64_or(store, "CapacityInBytes", 0),
+             free_bytes = json_u64_or(store, "FreeInBytes", 0);
     unsigned incoming = 0;
     const cJSON *t;
 
     cJSON_ArrayForEach (t, json_get(r->status, "Targets")) {
-        if (strcmp(text(t, "StoreIdentifier"),
-                   text(store, "StoreIdentifier")) != 0)
+        if (strcmp(json_str_or(t, "StoreIdentifier", ""),
+                   json_str_or(store, "StoreIdentifier", "")) != 0)
             continue;
         incoming++;
-        used[1] += number(t, "ReplicaBytes");
-        used[2] += number(t, "JournalUsedInBytes");
-        used[3] += number(t, "ScratchUsedInBytes");
+        used[1] += json_u64_or(t, "ReplicaBytes", 0);
+        used[2] += json_u64_or(t, "JournalUsedInBytes", 0);
+        used[3] += json_u64_or(t, "ScratchUsedInBytes", 0);
     }
     json_open_obj(w, NULL);
-    json_put_str(w, "DatastoreIdentifier", text(store, "StoreIdentifier"));
-    json_put_str(w, "DatastoreName", text(store, "StoreName"));
+    json_put_str(w, "DatastoreIdentifier",
+                 json_str_or(store, "StoreIdentifier", ""));
+    json_put_str(w, "DatastoreName", json_str_or(store, "StoreName", ""));
     json_open_obj(w, "Config");
     json_open_array(w, "Devices");
     json_close_array(w);
@@ -605,7 +592,8 @@ list_datastores(struct http_req *rq, struct manager *m, const char *only)
 
         cJSON_ArrayForEach (store, json_get(r->status, "Stores")) {
             if (only &&
-                (n || text_icmp(only, text(store, "StoreIdentifier")) != 0))
+                (n || text_icmp(only,
+                                json_str_or(store, "StoreIdentifier", "")) != 0))
                 continue;
             put_datastore(&w, r, store);
             n++;

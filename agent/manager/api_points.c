@@ -8,33 +8,6 @@
 #include "common/text.h"
 #include "manager/manager.h"
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
-static const char *
-text(const cJSON *o, const char *name)
-{
-    const char *s = NULL;
-
-    (void)json_str(o, name, JSON_OPTIONAL, &s, NULL);
-    return s;
-}
-
-static void
-put_str_or_null(struct json_writer *w, const char *name, const char *s)
-{
-    if (s)
-        json_put_str(w, name, s);
-    else
-        json_put_null(w, name);
-}
-
 /* --- checkpoints ------------------------------------------------------------------------------------ */
 
 enum {
@@ -439,18 +412,20 @@ static void
 put_view_volume(struct json_writer *w, const cJSON *view, const cJSON *vol)
 {
     json_open_obj(w, NULL);
-    put_str_or_null(w, "ViewIdentifier", text(view, "ViewIdentifier"));
-    put_str_or_null(w, "VmName", text(vol, "VmName"));
-    put_str_or_null(w, "VolumeIdentifier", text(vol, "VolumeIdentifier"));
-    put_str_or_null(w, "VolumeName", text(vol, "VolumeName"));
-    put_str_or_null(w, "CheckpointIdentifier",
-                    text(view, "CheckpointIdentifier"));
-    put_str_or_null(w, "TimeStamp", text(view, "TimeStamp"));
-    put_str_or_null(w, "Mode", text(view, "Mode"));
-    put_str_or_null(w, "NbdUri", text(vol, "NbdUri"));
-    json_put_u64(w, "SizeInBytes", number(vol, "SizeInBytes"));
-    json_put_u64(w, "Connections", number(vol, "Connections"));
-    put_str_or_null(w, "Broken", text(view, "Broken"));
+    json_put_str_or_null(w, "ViewIdentifier",
+                         json_str_or(view, "ViewIdentifier", NULL));
+    json_put_str_or_null(w, "VmName", json_str_or(vol, "VmName", NULL));
+    json_put_str_or_null(w, "VolumeIdentifier",
+                         json_str_or(vol, "VolumeIdentifier", NULL));
+    json_put_str_or_null(w, "VolumeName", json_str_or(vol, "VolumeName", NULL));
+    json_put_str_or_null(w, "CheckpointIdentifier",
+                         json_str_or(view, "CheckpointIdentifier", NULL));
+    json_put_str_or_null(w, "TimeStamp", json_str_or(view, "TimeStamp", NULL));
+    json_put_str_or_null(w, "Mode", json_str_or(view, "Mode", NULL));
+    json_put_str_or_null(w, "NbdUri", json_str_or(vol, "NbdUri", NULL));
+    json_put_u64(w, "SizeInBytes", json_u64_or(vol, "SizeInBytes", 0));
+    json_put_u64(w, "Connections", json_u64_or(vol, "Connections", 0));
+    json_put_str_or_null(w, "Broken", json_str_or(view, "Broken", NULL));
     json_close_obj(w);
 }
 

@@ -5,24 +5,6 @@
 #include "common/text.h"
 #include "manager/manager.h"
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
-static const char *
-text(const cJSON *o, const char *name)
-{
-    const char *s = "";
-
-    (void)json_str(o, name, JSON_OPTIONAL, &s, NULL);
-    return s;
-}
-
 static void
 put_named(struct json_writer *w, const char *name, const struct uuid *id,
           const char *label)
@@ -45,7 +27,7 @@ put_volume(struct json_writer *w, const struct vpg *v,
     json_open_obj(w, NULL);
     json_put_str(w, "VolumeType", "Protected");
     json_put_bool(w, "IsThinProvisioned",
-                  number(st, "AllocatedInBytes") < vol->size);
+                  json_u64_or(st, "AllocatedInBytes", 0) < vol->size);
     json_put_uuid(w, "VolumeIdentifier", &vol->volume);
     json_put_str(w, "VolumeName", vol->volume_name);
     json_open_obj(w, "Path");
@@ -54,7 +36,7 @@ put_volume(struct json_writer *w, const struct vpg *v,
     json_put_str(w, "FileName", file ? file + 1 : path);
     json_close_obj(w);
     json_open_obj(w, "Size");
-    json_put_u64(w, "UsedInBytes", number(st, "AllocatedInBytes"));
+    json_put_u64(w, "UsedInBytes", json_u64_or(st, "AllocatedInBytes", 0));
     json_put_u64(w, "ProvisionedInBytes", vol->size);
     json_close_obj(w);
     json_put_null(w, "Datastore");
@@ -62,7 +44,7 @@ put_volume(struct json_writer *w, const struct vpg *v,
     put_named(w, "ProtectedVm", &vol->vm, vol->vm_name);
     put_named(w, "Vpg", &v->id.u, v->name);
     json_put_null(w, "StoragePolicy");
-    json_put_str(w, "NbdUri", text(st, "NbdUri"));
+    json_put_str(w, "NbdUri", json_str_or(st, "NbdUri", ""));
     json_close_obj(w);
 }
 

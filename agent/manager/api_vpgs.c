@@ -15,33 +15,6 @@ static const char *const shutdown_policies[] = { "None", "Shutdown",
                                                  "ForceShutdown" };
 static const char *const retention_policies[] = { "None", "Full" };
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
-static const char *
-text(const cJSON *o, const char *name)
-{
-    const char *s = NULL;
-
-    (void)json_str(o, name, JSON_OPTIONAL, &s, NULL);
-    return s;
-}
-
-static void
-put_str_or_null(struct json_writer *w, const char *name, const char *s)
-{
-    if (s)
-        json_put_str(w, name, s);
-    else
-        json_put_null(w, name);
-}
-
 const cJSON *
 vpgs_last_target(struct manager *m, const struct vpg *v)
 {
@@ -84,23 +57,24 @@ void
 put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
                const cJSON *c)
 {
-    const char *kind = text(c, "Kind"), *id = text(c, "CheckpointIdentifier");
+    const char *kind = json_str_or(c, "Kind", NULL),
+               *id = json_str_or(c, "CheckpointIdentifier", NULL);
 
     if (!c) {
         json_put_null(w, name);
         return;
     }
     json_open_obj(w, name);
-    put_str_or_null(w, "CheckpointIdentifier", id);
-    put_str_or_null(w, "TimeStamp", text(c, "TimeStamp"));
-    put_str_or_null(w, "Tag", text(c, "Tag"));
+    json_put_str_or_null(w, "CheckpointIdentifier", id);
+    json_put_str_or_null(w, "TimeStamp", json_str_or(c, "TimeStamp", NULL));
+    json_put_str_or_null(w, "Tag", json_str_or(c, "Tag", NULL));
     json_put_u64(w, "Type",
                  !kind || strcmp(kind, "Auto") == 0 ? 0
                  : strcmp(kind, "User") == 0        ? 1
                                                     : 2);
     json_put_bool(w, "Vss", kind && strcmp(kind, "Application") == 0);
-    put_str_or_null(w, "Kind", kind);
-    put_str_or_null(w, "Consistency", text(c, "Consistency"));
+    json_put_str_or_null(w, "Kind", kind);
+    json_put_str_or_null(w, "Consistency", json_str_or(c, "Consistency", NULL));
     json_put_null(w, "KeptUntil");
     json_put_null(w, "Verdict");
     json_put_null(w, "Note");
@@ -130,7 +104,7 @@ static void
 put_history(struct json_writer *w, struct manager *m, const struct vpg *v)
 {
     const cJSON *t = vpgs_last_target(m, v);
-    uint64_t actual = number(t, "ActualHistorySeconds") / 60;
+    uint64_t actual = json_u64_or(t, "ActualHistorySeconds", 0) / 60;
 
     json_open_obj(w, "HistoryStatusApi");
     json_put_u64(w, "ActualHistoryInMinutes", actual);
@@ -149,9 +123,9 @@ static void
 put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
 {
     const cJSON *s = vpgs_source(m, v), *t = vpgs_last_target(m, v);
-    uint64_t raw = number(s, "RawBytesTotal"),
-             sent = number(s, "SentBytesTotal");
-    const char *target_state = text(t, "State");
+    uint64_t raw = json_u64_or(s, "RawBytesTotal", 0),
+             sent = json_u64_or(s, "SentBytesTotal", 0);
+    const char *target_state = json_str_or(t, "State", NULL);
     bool target_first = target_state && (strcmp(target_state, "Error") == 0 ||
                                          strcmp(target_state, "Stopped") == 0);
     const cJSON *error = json_get(target_first ? t : s, "Error");
@@ -161,22 +135,24 @@ put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
         error = json_get(target_first ? s : t, "Error");
     json_put_u64(w, "CheckpointIntervalInSeconds", v->interval_s);
     put_checkpoint(w, "LatestCheckpoint", m, json_get(t, "Newest"));
-    json_put_u64(w, "CheckpointCount", number(t, "CheckpointCount"));
+    json_put_u64(w, "CheckpointCount", json_u64_or(t, "CheckpointCount", 0));
     json_put_null(w, "CommitDeadline");
     json_put_null(w, "CommitPolicy");
-    json_put_u64(w, "LagBytes", number(s, "LagBytes"));
+    json_put_u64(w, "LagBytes", json_u64_or(s, "LagBytes", 0));
     json_put_u64(w, "SpillUsedInBytes", 0);
     json_put_u64(w, "SpillLimitInBytes", 0);
-    json_put_u64(w, "JournalUsedInBytes", number(t, "JournalUsedInBytes"));
-    json_put_u64(w, "ScratchUsedInBytes", number(t, "ScratchUsedInBytes"));
+    json_put_u64(w, "JournalUsedInBytes",
+                 json_u64_or(t, "JournalUsedInBytes", 0));
+    json_put_u64(w, "ScratchUsedInBytes",
+                 json_u64_or(t, "ScratchUsedInBytes", 0));
     json_put_u64(w, "CompressionPercent",
                  raw && sent < raw ? (raw - sent) * 100 / raw : 0);
     json_put_double(w, "IncomingMBs",
                     uuid_equal(&v->recovery_site, &m->site) ? v->mbps : 0);
     json_put_double(w, "OutgoingMBs",
                     uuid_equal(&v->protected_site, &m->site) ? v->mbps : 0);
-    put_str_or_null(w, "SourceState", text(s, "State"));
-    put_str_or_null(w, "TargetState", text(t, "State"));
+    json_put_str_or_null(w, "SourceState", json_str_or(s, "State", NULL));
+    json_put_str_or_null(w, "TargetState", json_str_or(t, "State", NULL));
     if (error)
         json_put_tree(w, "Error", error);
     else
@@ -220,7 +196,7 @@ put_vpg(struct json_writer *w, struct manager *m, struct vpg *v)
     json_put_double(w, "ThroughputInMB", v->mbps);
     json_put_u64(w, "IOPs", (uint64_t)v->iops);
     json_put_u64(w, "ProvisionedStorageInMB", provisioned(v) / MIB);
-    json_put_u64(w, "UsedStorageInMB", number(t, "ReplicaBytes") / MIB);
+    json_put_u64(w, "UsedStorageInMB", json_u64_or(t, "ReplicaBytes", 0) / MIB);
     json_put_u64(w, "VmsCount", count_vms(v));
     json_put_u64(w, "ProgressPercentage", (unsigned)verdict.progress);
     put_sites(w, m, v);
@@ -475,7 +451,7 @@ put_vm(struct json_writer *w, struct manager *m, struct vpg *v,
     json_put_u64(w, "ProvisionedStorageInMB", size / MIB);
     json_put_u64(w, "UsedStorageInMB", size / MIB);
     json_put_u64(w, "JournalUsedStorageMb",
-                 number(t, "JournalUsedInBytes") / MIB);
+                 json_u64_or(t, "JournalUsedInBytes", 0) / MIB);
     put_limit(w, "JournalHardLimit", v->hard_bytes);
     put_limit(w, "JournalWarningThreshold", v->warn_bytes);
     put_sites(w, m, v);

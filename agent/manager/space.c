@@ -16,15 +16,6 @@
 #define JOURNAL_LEAST (64 * MIB)
 #define RESERVE_MOST  (256 * MIB)
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
 /* What the volumes use, as far as their replicator knows: of a block device it
  * does not. */
 static uint64_t
@@ -36,7 +27,7 @@ used_by(struct manager *m, const struct vpg *v)
     for (unsigned i = 0; i < v->n_volumes; i++) {
         const cJSON *vol = replicator_volume(r, &v->volumes[i].volume);
 
-        sum += MIN(number(vol, "AllocatedInBytes"), v->volumes[i].size);
+        sum += MIN(json_u64_or(vol, "AllocatedInBytes", 0), v->volumes[i].size);
     }
     return sum;
 }
@@ -61,7 +52,7 @@ promised(struct manager *m, const struct vpg *but)
     list_for_each (pos, &m->vpgs) {
         const struct vpg *v = list_entry(pos, struct vpg, link);
         const cJSON *t = vpgs_target(m, v);
-        uint64_t used = used_by(m, v), there = number(t, "ReplicaBytes");
+        uint64_t used = used_by(m, v), there = json_u64_or(t, "ReplicaBytes", 0);
         const char *state = "";
 
         (void)json_str(t, "State", JSON_OPTIONAL, &state, NULL);
@@ -98,9 +89,9 @@ space_check(struct manager *m, const struct vpg *v, char *out_warning,
             size_t size, struct err *err)
 {
     const cJSON *store = store_of(m, v);
-    uint64_t all = number(store, "CapacityInBytes"),
-             free_bytes = number(store, "FreeInBytes"), used = used_by(m, v),
-             others = promised(m, v),
+    uint64_t all = json_u64_or(store, "CapacityInBytes", 0),
+             free_bytes = json_u64_or(store, "FreeInBytes", 0),
+             used = used_by(m, v), others = promised(m, v),
              need = used + others + JOURNAL_LEAST + MIN(RESERVE_MOST, all / 100);
     const char *name = "";
 

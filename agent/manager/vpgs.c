@@ -216,15 +216,6 @@ vpgs_target(struct manager *m, const struct vpg *v)
     return lane_of(m, v, false);
 }
 
-static uint64_t
-number(const cJSON *o, const char *name)
-{
-    uint64_t n = 0;
-
-    (void)json_u64(o, name, JSON_OPTIONAL, 0, JSON_INT_MAX, &n, NULL);
-    return n;
-}
-
 int64_t
 vpgs_rpo_ms(struct manager *m, const struct vpg *v)
 {
@@ -265,7 +256,7 @@ vpgs_facts(struct manager *m, struct vpg *v)
     (void)json_bool(source, "LinkUp", JSON_OPTIONAL, &f.source_link, NULL);
     (void)json_bool(target, "LinkUp", JSON_OPTIONAL, &f.target_link, NULL);
     f.has_points = oldest != NULL;
-    f.actual_history_s = number(last, "ActualHistorySeconds");
+    f.actual_history_s = json_u64_or(last, "ActualHistorySeconds", 0);
     if (json_u64(source, "ProgressPercent", JSON_OPTIONAL, 0, 100, &progress,
                  NULL) == 1 ||
         json_u64(target, "ProgressPercent", JSON_OPTIONAL, 0, 100, &progress,
@@ -311,8 +302,8 @@ sample(struct manager *m, struct vpg *v, uint64_t now)
             if (json_uuid(vol, "VolumeIdentifier", JSON_OPTIONAL, &id, NULL) ==
                     1 &&
                 volume_of(v, &id)) {
-                writes += number(vol, "WritesTotal");
-                bytes += number(vol, "WriteBytesTotal");
+                writes += json_u64_or(vol, "WritesTotal", 0);
+                bytes += json_u64_or(vol, "WriteBytesTotal", 0);
             }
         }
     }

@@ -192,6 +192,13 @@ getters(void **state)
     assert_int_equal(json_u64(o, "f", JSON_REQUIRED, 0, 9, &u, &e), -EINVAL);
     assert_int_equal(json_u64(o, "name", JSON_REQUIRED, 0, 9, &u, &e), -EINVAL);
     assert_int_equal(json_u64(o, "none", JSON_OPTIONAL, 0, 9, &u, &e), 0);
+    assert_int_equal(json_u64_or(o, "n", 3), 5);
+    assert_int_equal(json_u64_or(o, "none", 3), 3);
+    assert_int_equal(json_u64_or(o, "neg", 3), 3);
+    assert_int_equal(json_u64_or(NULL, "n", 3), 3);
+    assert_string_equal(json_str_or(o, "name", "?"), "x");
+    assert_string_equal(json_str_or(o, "n", "?"), "?");
+    assert_null(json_str_or(o, "nil", NULL));
     assert_int_equal(json_i64(o, "neg", JSON_REQUIRED, -9, 9, &i, &e), 1);
     assert_int_equal(i, -7);
     assert_int_equal(json_i64(o, "negs", JSON_REQUIRED, INT64_MIN, 0, &i, &e),
@@ -240,7 +247,7 @@ writer(void **state)
     json_close_obj(&w);
     json_close_array(&w);
     json_put_bool(&w, "b", true);
-    json_put_null(&w, "n");
+    json_put_str_or_null(&w, "n", NULL);
     json_put_uuid(&w, "u", &id);
     json_put_tree(&w, "t", tree);
     json_close_obj(&w);
