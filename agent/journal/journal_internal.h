@@ -163,6 +163,7 @@ struct journal {
     uint64_t recover_bytes; /* read from segments at the start */
     struct jretain retain;
     struct list withdrawals; /* struct withdrawal, in retention.c */
+    struct scrub *scrub;     /* the running one */
     struct jturns *turns;
     struct list turn_link;
     struct io_timer tick;
@@ -184,7 +185,6 @@ struct journal {
     struct io_work open_work;
     int open_res;
     struct err open_err;
-    struct scrub *scrub; /* the running one */
     bool recovering, ready;
     struct err found; /* for an alert once it is open */
 
