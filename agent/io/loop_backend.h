@@ -150,8 +150,8 @@ bool io_workers_due(struct io_workers *ws); /* collect() has something to do */
 unsigned io_workers_busy(struct io_workers *ws); /* jobs not yet handed back */
 /* A job that is submitted now begins at once. */
 bool io_workers_idle(const struct io_workers *ws);
-void io_workers_wait(struct io_workers *ws);     /* until one job is finished */
-void io_workers_free(struct io_workers *ws);     /* joins the threads */
+void io_workers_wait(struct io_workers *ws); /* until one job is finished */
+void io_workers_free(struct io_workers *ws); /* joins the threads */
 /* A thread with all signals blocked. */
 int io_thread_start(pthread_t *out, void *(*run)(void *), void *arg);
 
