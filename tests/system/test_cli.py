@@ -92,6 +92,10 @@ class Manager:
                 {"CheckpointIdentifier": str(i), "TimeStamp": "2026-03-14T11:%02d:00.000Z" % i, "Tag": t,
                  "Kind": "User" if t else "Auto", "Consistency": "Crash"}
                 for i, t in ((10, None), (20, "before the mistake"), (30, None), (40, "twice"), (50, "twice"))],
+            ("GET", "/v1/vpgs/" + VPG + "/views"): [
+                {"ViewIdentifier": TASK.split(".")[0], "Mode": "Test", "CheckpointIdentifier": "20", "VolumeName": "db",
+                 "TimeStamp": "2026-03-14T11:20:00.841Z", "NbdUri": "nbd+unix:///db?socket=/x"}],
+            ("POST", "/v1/vpgs/" + VPG + "/views"): TASK,
             ("POST", "/v1/vpgs/" + VPG + "/FailoverTest"): TASK,
             ("POST", "/v1/vpgs/" + VPG + "/FailoverTestStop"): TASK,
             ("POST", "/v1/vpgs/" + VPG + "/checkpoints"): TASK,
@@ -461,6 +465,31 @@ class Cli(unittest.TestCase):
         self.cli(status, "test", "ledger", "--confirm", "ledger", "--point", spec)
         bodies = self.manager.bodies("POST", "/v1/vpgs/" + VPG + "/FailoverTest")
         return bodies[0].get("CheckpointIdentifier") if bodies else None
+
+    def test_a_second_is_all_of_it(self):
+        """A listing shows seconds: the time shown opens the point that was shown with it."""
+        self.manager.answers[("GET", "/v1/vpgs/" + VPG + "/checkpoints")] = [
+            {"CheckpointIdentifier": str(7 + i), "TimeStamp": "2026-03-14T02:25:%s.841Z" % s, "Tag": None, "Kind": "Auto"}
+            for i, s in enumerate(("25", "26", "27"))]
+        self.assertEqual(self.point_of("2026-03-14 02:25:26"), "8")
+        self.assertEqual(self.point_of("2026-03-14T02:25:26.841Z"), "8")
+        self.assertEqual(self.point_of("2026-03-14T02:25:26.840Z"), "7")
+        self.assertEqual(self.point_of("2026-03-14T02:25:27Z"), "9")
+        self.point_of("2026-03-14 02:25", 1)  # 02:25:00
+        self.cli(0, "points", "ledger", "--from", "2026-03-14T02:25:25Z", "--to", "2026-03-14T02:25:26Z")
+        path = [p for m, p, _, _ in self.manager.seen if "startDate" in p][0].replace("%3A", ":")
+        self.assertIn("startDate=2026-03-14T02:25:25.000Z&endDate=2026-03-14T02:25:26.999Z", path)
+
+    def test_the_point_taken_is_said(self):
+        self.cli(0, "test", "ledger", "--confirm", "ledger")  # the latest: only its view tells
+        self.assertIn("point 20 of 2026-03-14T11:20:00.841Z\n", self.err)
+        self.manager.polls = 0
+        self.cli(0, "view", "ledger", "--point", "before the mistake")
+        self.assertIn("point 20 of 2026-03-14T11:20:00.841Z\n", self.err)
+        self.manager.polls = 0
+        self.manager.answers[("GET", "/v1/vpgs/" + VPG + "/views")] = (404, {"Message": "gone"})
+        self.cli(0, "test", "ledger", "--confirm", "ledger", "--point", "oldest")
+        self.assertIn("point 10 of 2026-03-14T11:10:00.000Z\n", self.err)
 
     def test_points(self):
         self.assertIsNone(self.point_of("latest"))

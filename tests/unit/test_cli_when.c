@@ -84,6 +84,39 @@ times(void **state)
     }
 }
 
+/* A second that is written, as listings show it, is all of it. */
+static void
+whole_seconds(void **state)
+{
+    static const struct {
+        const char *text, *first, *last;
+    } t[] = {
+        { "02:25:26", "2026-03-14T02:25:26.000Z", "2026-03-14T02:25:26.999Z" },
+        { "2026-03-14T02:25:26Z", "2026-03-14T02:25:26.000Z",
+          "2026-03-14T02:25:26.999Z" },
+        { "02:25:26.841", "2026-03-14T02:25:26.841Z",
+          "2026-03-14T02:25:26.841Z" },
+        { "02:25:26.0", "2026-03-14T02:25:26.000Z", "2026-03-14T02:25:26.000Z" },
+        { "02:25", "2026-03-14T02:25:00.000Z", "2026-03-14T02:25:00.999Z" },
+        { "2026-03-14", "2026-03-14T00:00:00.000Z", "2026-03-14T00:00:00.999Z" },
+        { "now", "2026-03-14T12:41:00.000Z", "2026-03-14T12:41:00.000Z" },
+        { "-90s", "2026-03-14T12:39:30.000Z", "2026-03-14T12:39:30.000Z" },
+    };
+    struct err e = ERR_INIT;
+    char iso[WHEN_SIZE];
+    struct point_spec s;
+    int64_t first, last;
+
+    for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+        assert_int_equal(when_parse_span(t[i].text, NOW, &first, &last, &e), 0);
+        assert_string_equal(when_iso(first, iso), t[i].first);
+        assert_string_equal(when_iso(last, iso), t[i].last);
+        assert_int_equal(point_parse(t[i].text, NOW, &s, &e), 0);
+        assert_int_equal(s.kind, POINT_TIME);
+        assert_string_equal(when_iso(s.ms, iso), t[i].last);
+    }
+}
+
 static void
 points(void **state)
 {
@@ -294,9 +327,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(times),         cmocka_unit_test(points),
-        cmocka_unit_test(option_reader), cmocka_unit_test(exits),
-        cmocka_unit_test(site_files),    cmocka_unit_test(known_sites),
+        cmocka_unit_test(times),       cmocka_unit_test(whole_seconds),
+        cmocka_unit_test(points),      cmocka_unit_test(option_reader),
+        cmocka_unit_test(exits),       cmocka_unit_test(site_files),
+        cmocka_unit_test(known_sites),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

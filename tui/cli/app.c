@@ -559,55 +559,57 @@ app_print_task(struct app *a, struct client *c, const char *id, struct err *err)
 
 /* ---- Points --------------------------------------------------------------------------------------- */
 
-static int
-add_time(struct buf *path, const char *name, const char *text, int64_t *out_ms,
-         struct err *err)
+static void
+add_time(struct buf *path, const char *name, int64_t ms)
 {
     char iso[WHEN_SIZE];
-    int rc = when_parse(text, when_now_ms(), out_ms, err);
 
-    if (rc < 0)
-        return rc;
     (void)buf_addf(path, "%c%s=", strchr((char *)path->data, '?') ? '&' : '?',
                    name);
-    url_escape(path, when_iso(*out_ms, iso));
-    return 0;
+    url_escape(path, when_iso(ms, iso));
 }
 
 int
 app_points(struct app *a, const struct vpg_found *f, const char *from,
            const char *to, cJSON **out_list, struct err *err)
 {
+    int64_t now = when_now_ms(), first, last, ignored;
     struct buf path;
-    int64_t ms;
     int rc = 0;
 
+    if (from)
+        rc = when_parse_span(from, now, &first, &ignored, err);
+    if (rc == 0 && to)
+        rc = when_parse_span(to, now, &ignored, &last, err);
+    if (rc < 0)
+        return rc;
     vpg_path(f, "/checkpoints", &path);
     if (from)
-        rc = add_time(&path, "startDate", from, &ms, err);
-    if (rc == 0 && to)
-        rc = add_time(&path, "endDate", to, &ms, err);
-    if (rc == 0)
-        rc = app_get(a, f->client, (const char *)path.data, out_list, err);
+        add_time(&path, "startDate", first);
+    if (to)
+        add_time(&path, "endDate", last);
+    rc = app_get(a, f->client, (const char *)path.data, out_list, err);
     buf_release(&path);
     return rc;
 }
 
 static int
-copy_id(const cJSON *point, char out[64], struct err *err)
+take_point(const cJSON *point, struct point_found *out, struct err *err)
 {
-    const char *id = member(point, "CheckpointIdentifier");
+    const char *id = member(point, "CheckpointIdentifier"),
+               *stamp = member(point, "TimeStamp");
 
-    if (!id[0] || strlen(id) >= 64)
+    if (!id[0] || strlen(id) >= sizeof out->id)
         return err_set(err, -EBADMSG, ERR_CLI_0005,
                        "a point in the manager's list has no number");
-    (void)snprintf(out, 64, "%s", id);
+    (void)snprintf(out->id, sizeof out->id, "%s", id);
+    (void)text_safe(out->stamp, sizeof out->stamp, stamp, strlen(stamp));
     return 0;
 }
 
 static int
 point_by_name(const struct vpg_found *f, const cJSON *list, const char *name,
-              char out[64], struct err *err)
+              struct point_found *out, struct err *err)
 {
     const cJSON *p, *found = NULL;
 
@@ -625,13 +627,13 @@ point_by_name(const struct vpg_found *f, const cJSON *list, const char *name,
     if (!found)
         return err_set(err, -ENOENT, ERR_CLI_0010,
                        "%s has no point named \"%s\"", f->name, name);
-    return copy_id(found, out, err);
+    return take_point(found, out, err);
 }
 
 /* The newest of the list that is not after ms; ms < 0: the oldest of all. */
 static int
 point_by_time(const struct vpg_found *f, const cJSON *list, int64_t ms,
-              char out[64], struct err *err)
+              struct point_found *out, struct err *err)
 {
     const cJSON *p, *found = NULL;
     int64_t best = 0;
@@ -651,23 +653,23 @@ point_by_time(const struct vpg_found *f, const cJSON *list, int64_t ms,
         return err_set(err, -ENOENT, ERR_CLI_0010, "%s has no point%s%s",
                        f->name, ms < 0 ? "" : " at or before ",
                        ms < 0 ? "" : when_iso(ms, iso));
-    return copy_id(found, out, err);
+    return take_point(found, out, err);
 }
 
 int
 app_point(struct app *a, const struct vpg_found *f, const char *text,
-          char out[64], struct err *err)
+          struct point_found *out, struct err *err)
 {
     struct point_spec spec;
     cJSON *list = NULL;
     char iso[WHEN_SIZE];
     int rc = point_parse(text ? text : "latest", when_now_ms(), &spec, err);
 
-    out[0] = '\0';
+    *out = (struct point_found){ .id = "" };
     if (rc < 0 || spec.kind == POINT_LATEST)
         return rc;
     if (spec.kind == POINT_NUMBER) {
-        (void)snprintf(out, 64, "%.24s", spec.text);
+        (void)snprintf(out->id, sizeof out->id, "%.24s", spec.text);
         return 0;
     }
     rc = app_points(a, f, NULL,
@@ -681,4 +683,27 @@ app_point(struct app *a, const struct vpg_found *f, const char *text,
                              out, err);
     cJSON_Delete(list);
     return rc;
+}
+
+void
+app_tell_point(struct app *a, const struct vpg_found *f, const char *view,
+               const struct point_found *asked)
+{
+    struct point_found p = *asked;
+    cJSON *list = NULL;
+    struct buf path;
+    const cJSON *v;
+
+    vpg_path(f, "/views", &path);
+    (void)app_get(a, f->client, (const char *)path.data, &list, NULL);
+    buf_release(&path);
+    cJSON_ArrayForEach (v, list) {
+        if (view ? text_icmp(member(v, "ViewIdentifier"), view) == 0
+                 : text_icmp(member(v, "Mode"), "Test") == 0)
+            (void)take_point(v, &p, NULL);
+    }
+    cJSON_Delete(list);
+    if (p.id[0])
+        (void)fprintf(stderr, "point %s%s%s\n", p.id, p.stamp[0] ? " of " : "",
+                      p.stamp);
 }

@@ -111,9 +111,17 @@ int app_print_as(struct app *a, struct client *c, const char *id,
 int
 app_print_task(struct app *a, struct client *c, const char *id, struct err *err);
 
-/* Which point is meant: its number into out, "" for the latest. */
+/* Which point is meant. */
+struct point_found {
+    char id[64];    /* its number; "": the latest, whichever that will be */
+    char stamp[40]; /* its time in full, where the manager was asked */
+};
 int app_point(struct app *a, const struct vpg_found *f, const char *text,
-              char out[64], struct err *err);
+              struct point_found *out, struct err *err);
+/* To the operator: the number and full time of the point that this view, or
+ * with NULL the VPG's test, has open; what was asked for when no view tells. */
+void app_tell_point(struct app *a, const struct vpg_found *f, const char *view,
+                    const struct point_found *asked);
 int app_points(struct app *a, const struct vpg_found *f, const char *from,
                const char *to, cJSON **out_list, struct err *err);
 

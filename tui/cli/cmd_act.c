@@ -273,7 +273,8 @@ cmd_test(struct app *a, struct err *err)
                    "on, and what the test writes is discarded by stop",
     };
     struct vpg_found f = { .client = NULL };
-    char point[64], id[TASK_ID_TEXT];
+    char id[TASK_ID_TEXT], shown[128];
+    struct point_found point;
     struct buf body;
     int rc = app_find_vpg(a, app_arg(a, 0), &f, err);
 
@@ -281,13 +282,19 @@ cmd_test(struct app *a, struct err *err)
     if (rc == 0)
         rc = vpg_found_fresh(&f, err);
     if (rc == 0)
-        rc = app_point(a, &f, a->opt.point, point, err);
+        rc = app_point(a, &f, a->opt.point, &point, err);
+    if (rc == 0) {
+        (void)snprintf(shown, sizeof shown, "%s%s%s",
+                       point.id[0] ? point.id : "latest",
+                       point.stamp[0] ? " of " : "", point.stamp);
+        rc = confirm(a, &x, &f, shown, err);
+    }
     if (rc == 0)
-        rc = confirm(a, &x, &f, point[0] ? point : "latest", err);
-    if (rc == 0)
-        rc = point_body(a, &f, point, &body, err);
+        rc = point_body(a, &f, point.id, &body, err);
     if (rc == 0)
         rc = act(a, &x, &f, &body, id, err);
+    if (rc == 0 && !a->opt.no_wait)
+        app_tell_point(a, &f, NULL, &point);
     if (rc == 0)
         rc = app_print_task(a, f.client, id, err);
     if (rc == 0 && a->opt.out == OUT_TEXT)
@@ -342,7 +349,8 @@ cmd_view(struct app *a, struct err *err)
                                   .what = "View of" };
     const char *at = a->opt.at;
     struct vpg_found f = { .client = NULL };
-    char point[64], id[TASK_ID_TEXT];
+    char id[TASK_ID_TEXT], view[TASK_ID_TEXT];
+    struct point_found point;
     struct buf body;
     int64_t ms;
     int rc;
@@ -356,15 +364,18 @@ cmd_view(struct app *a, struct err *err)
     rc = app_find_vpg(a, app_arg(a, 0), &f, err);
     buf_init(&body, 0);
     if (rc == 0)
-        rc = app_point(a, &f, at ? at : a->opt.point, point, err);
+        rc = app_point(a, &f, at ? at : a->opt.point, &point, err);
     if (rc == 0)
-        rc = point_body(a, &f, point, &body, err);
+        rc = point_body(a, &f, point.id, &body, err);
     if (rc == 0)
         rc = act(a, &x, &f, &body, id, err);
-    if (rc == 0 && !a->opt.no_wait)
+    if (rc == 0 && !a->opt.no_wait) {
+        (void)snprintf(view, sizeof view, "%.*s", (int)strcspn(id, "."), id);
+        app_tell_point(a, &f, view, &point);
         rc = print_view(a, &f, id, err);
-    else if (rc == 0)
+    } else if (rc == 0) {
         (void)fprintf(stderr, "task %s\n", id);
+    }
     buf_release(&body);
     vpg_found_release(&f);
     return rc;

@@ -216,7 +216,8 @@ cmd_alerts(struct app *a, struct err *err)
     return show(a, ASK_VPGS, "/v1/alerts", model_alerts, 0, err);
 }
 
-/* "?startDate=...&endDate=..." as --from and --to say. */
+/* "?startDate=...&endDate=..." as --from and --to say, the seconds that they
+ * name included. */
 static int
 range_path(struct app *a, const char *base, const char *from_name,
            const char *to_name, struct buf *out, struct err *err)
@@ -225,7 +226,7 @@ range_path(struct app *a, const char *base, const char *from_name,
         const char *name, *text;
     } ends[] = { { from_name, a->opt.from }, { to_name, a->opt.to } };
     char iso[WHEN_SIZE];
-    int64_t ms;
+    int64_t span[2];
     int rc = 0;
 
     buf_init(out, 1024);
@@ -233,12 +234,13 @@ range_path(struct app *a, const char *base, const char *from_name,
     for (size_t i = 0; i < ARRAY_SIZE(ends) && rc == 0; i++) {
         if (!ends[i].text)
             continue;
-        rc = when_parse(ends[i].text, when_now_ms(), &ms, err);
+        rc = when_parse_span(ends[i].text, when_now_ms(), &span[0], &span[1],
+                             err);
         if (rc < 0)
             break;
         (void)buf_addf(out, "%c%s=", strchr((char *)out->data, '?') ? '&' : '?',
                        ends[i].name);
-        url_escape(out, when_iso(ms, iso));
+        url_escape(out, when_iso(span[i], iso));
     }
     return rc;
 }

@@ -43,6 +43,7 @@ when_iso(int64_t ms, char out[WHEN_SIZE])
 struct parts {
     int year, month, day, hour, minute, second, ms;
     int offset_min;
+    bool fraction;
 };
 
 /* Two digits (four for a year). */
@@ -99,6 +100,7 @@ take_fraction(const char **p, struct parts *t)
 
     if (!isdigit((unsigned char)**p))
         return false;
+    t->fraction = true;
     for (; isdigit((unsigned char)**p); ++*p) {
         t->ms += (**p - '0') * scale;
         scale /= 10;
@@ -203,20 +205,23 @@ complete(struct parts t, int64_t now_s, int64_t *out_s)
     return true;
 }
 
+/* Listings show whole seconds: one that is written means all of it, from
+ * *out_ms to *out_last_ms. */
 static bool
-parse_moment(const char *text, int64_t now_ms, int64_t *out_ms)
+parse_moment(const char *text, int64_t now_ms, int64_t *out_ms,
+             int64_t *out_last_ms)
 {
     struct parts t = { .year = 0 };
     uint64_t back;
     int64_t s;
 
     if (text_icmp(text, "now") == 0) {
-        *out_ms = now_ms;
+        *out_ms = *out_last_ms = now_ms;
         return true;
     }
     if (text[0] == '-' && text_parse_duration(text + 1, &back) == 0 &&
         back <= (uint64_t)now_ms) {
-        *out_ms = now_ms - (int64_t)back;
+        *out_ms = *out_last_ms = now_ms - (int64_t)back;
         return true;
     }
     if (!take_all(text, &t))
@@ -224,13 +229,23 @@ parse_moment(const char *text, int64_t now_ms, int64_t *out_ms)
     if (t.year ? !to_seconds(&t, &s) : !complete(t, now_ms / 1000, &s))
         return false;
     *out_ms = s * 1000 + t.ms;
+    *out_last_ms = *out_ms + (t.fraction ? 0 : 999);
     return *out_ms >= 0;
 }
 
 int
 when_parse(const char *text, int64_t now_ms, int64_t *out_ms, struct err *err)
 {
-    if (!parse_moment(text, now_ms, out_ms))
+    int64_t last;
+
+    return when_parse_span(text, now_ms, out_ms, &last, err);
+}
+
+int
+when_parse_span(const char *text, int64_t now_ms, int64_t *out_ms,
+                int64_t *out_last_ms, struct err *err)
+{
+    if (!parse_moment(text, now_ms, out_ms, out_last_ms))
         return err_set(err, -EINVAL, ERR_CLI_0009,
                        "\"%.60s\" is no time such as 11:30, \"03-14 11:30\", "
                        "2026-03-14T11:30:00Z or -5min (UTC)",
@@ -250,6 +265,7 @@ point_parse(const char *text, int64_t now_ms, struct point_spec *out_spec,
 {
     struct point_spec s = { .kind = POINT_NAME };
     size_t n = strlen(text);
+    int64_t first;
     bool quoted =
         n >= 2 && (text[0] == '"' || text[0] == '\'') && text[n - 1] == text[0];
 
@@ -270,7 +286,7 @@ point_parse(const char *text, int64_t now_ms, struct point_spec *out_spec,
             s.kind = POINT_OLDEST;
         else if (all_digits(s.text) && n <= 20)
             s.kind = POINT_NUMBER;
-        else if (parse_moment(s.text, now_ms, &s.ms))
+        else if (parse_moment(s.text, now_ms, &first, &s.ms))
             s.kind = POINT_TIME;
     }
     *out_spec = s;

@@ -13,6 +13,11 @@
  * now_ms.  Milliseconds since 1970; -EINVAL with CLI-0009. */
 int
 when_parse(const char *text, int64_t now_ms, int64_t *out_ms, struct err *err);
+/* And its last millisecond: a time without a fraction is a whole second, the
+ * first one of a minute or day; one with a fraction, "now" and "-5min" are
+ * exact. */
+int when_parse_span(const char *text, int64_t now_ms, int64_t *out_ms,
+                    int64_t *out_last_ms, struct err *err);
 int64_t when_now_ms(void);
 enum {
     WHEN_SIZE = 32
@@ -25,7 +30,7 @@ enum point_kind {
     POINT_OLDEST,
     POINT_NUMBER, /* id */
     POINT_NAME,   /* text: a tag, compared exactly */
-    POINT_TIME    /* ms: the newest point not after it */
+    POINT_TIME    /* ms: the newest point not after it, a second's last one */
 };
 
 enum {
