@@ -136,6 +136,13 @@ run(struct app *a, struct err *err)
         return err_set(err, -EINVAL, ERR_CLI_0014, "usage: holdfast %s%s%s",
                        a->command->name, a->command->args[0] ? " " : "",
                        a->command->args);
+    /* An unset variable of a script must not stand for whatever there is. */
+    for (size_t i = 0; i <= n; i++) {
+        if (!a->opt.words[i][0])
+            return err_set(err, -EINVAL, ERR_CLI_0014,
+                           "word %zu is empty; usage: holdfast %s %s", i,
+                           a->command->name, a->command->args);
+    }
     if (a->command->rows) {
         rc = output_check(&a->opt, a->command->rows, err);
         if (rc < 0)

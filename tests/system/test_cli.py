@@ -452,6 +452,25 @@ class Cli(unittest.TestCase):
         self.assertLess(time.monotonic() - start, 5)
         self.assertIn("running", self.out)
 
+    def test_empty_names_mean_nothing(self):
+        """An unset variable of a script names nothing, least of all the only thing there is."""
+        for args in (["unview", "ledger", ""], ["unview", "", "dddddddd"], ["task", ""], ["vpg", ""], ["points", ""], ["view", ""],
+                     ["point", "ledger", ""], ["test", "", "--confirm", "TEST"], ["delete", "", "--confirm", ""], ["unpair", ""],
+                     ["token", ""], ["vpgs", "--ctx", ""], ["view", "ledger", "--vm", ""], ["view", "ledger", "--point", ""],
+                     ["create", "x", "--vm", "y", "--to-site", ""]):
+            self.cli(2, *args)
+            self.assertIn("CLI-0014", self.err, args)
+        self.assertEqual([(m, p) for m, p, _, _ in self.manager.seen if m != "GET"], [])
+
+    def test_short_beginnings_name_nothing(self):
+        for args in (["task", "ddd"], ["unview", "ledger", "d"]):
+            self.cli(1, *args)
+            self.assertIn("at least 4 characters", self.err, args)
+        self.assertEqual([p for m, p, _, _ in self.manager.seen if m == "DELETE"], [])
+        self.manager.answers[("DELETE", "/v1/vpgs/" + VPG + "/views/" + TASK.split(".")[0])] = TASK
+        self.cli(0, "unview", "ledger", "dddd")
+        self.assertEqual(len([p for m, p, _, _ in self.manager.seen if m == "DELETE"]), 1)
+
     def test_task_by_prefix(self):
         self.assertIn(TASK, self.cli(0, "task", "dddd"))
         self.cli(1, "task", "eeee")

@@ -205,6 +205,29 @@ member(const cJSON *obj, const char *name)
     return cJSON_IsString(v) ? v->valuestring : "";
 }
 
+/* Whether text names id: all of it, or enough of its beginning that a slip of
+ * the hand or of a script does not name the only one there is. */
+bool
+app_names_id(const char *text, const char *id)
+{
+    size_t n = strlen(text);
+
+    return strcmp(text, id) == 0 ||
+           (n >= ID_PREFIX_MIN && strncasecmp(id, text, n) == 0);
+}
+
+int
+app_no_such_id(const char *what, const char *text, struct err *err)
+{
+    bool brief = strlen(text) < ID_PREFIX_MIN;
+
+    return err_set(err, -ENOENT, ERR_CLI_0010, "there is no %s \"%.80s\"%s",
+                   what, text,
+                   brief ? ": the start of an identifier has at least 4 "
+                           "characters"
+                         : "");
+}
+
 static const cJSON *
 pick_vpg(const cJSON *list, const char *name)
 {

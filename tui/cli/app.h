@@ -57,6 +57,14 @@ void app_explain(const struct app *a, const struct err *err);
 
 /* The manager to ask: of --ctx, else of the first site that answers. */
 int app_client(struct app *a, struct client **out_client, struct err *err);
+/* Identifiers may be cut, but not to less than this. */
+enum {
+    ID_PREFIX_MIN = 4
+};
+bool app_names_id(const char *text, const char *id);
+/* CLI-0010: "there is no view ..." */
+int app_no_such_id(const char *what, const char *text, struct err *err);
+
 /* The i-th site's, whatever --ctx says. */
 int app_client_at(struct app *a, size_t i, struct client **out_client,
                   struct err *err);

@@ -196,8 +196,6 @@ cmd_point(struct app *a, struct err *err)
     struct buf body;
     int rc;
 
-    if (!app_arg(a, 1)[0])
-        return err_set(err, -EINVAL, ERR_CLI_0009, "a point needs a name");
     buf_init(&body, (size_t)64 * 1024);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
@@ -390,8 +388,7 @@ find_view(const cJSON *list, const char *text, char out[80], struct err *err)
     cJSON_ArrayForEach (v, list) {
         const char *id = member(v, "ViewIdentifier");
 
-        if (strncasecmp(id, text, strlen(text)) != 0 || strlen(id) >= 80 ||
-            strcmp(id, out) == 0)
+        if (!app_names_id(text, id) || strlen(id) >= 80 || strcmp(id, out) == 0)
             continue;
         if (out[0])
             return err_set(err, -EEXIST, ERR_CLI_0011,
@@ -401,8 +398,7 @@ find_view(const cJSON *list, const char *text, char out[80], struct err *err)
         (void)snprintf(out, 80, "%s", id);
     }
     if (!out[0])
-        return err_set(err, -ENOENT, ERR_CLI_0010, "there is no view \"%.80s\"",
-                       text);
+        return app_no_such_id("view", text, err);
     return 0;
 }
 

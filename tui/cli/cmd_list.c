@@ -315,7 +315,7 @@ find_task(cJSON *list, const char *text, const char **out_id, struct err *err)
     cJSON_ArrayForEach (t, list) {
         const char *id = member(t, "TaskIdentifier");
 
-        if (strncasecmp(id, text, strlen(text)) != 0)
+        if (!app_names_id(text, id))
             continue;
         if (*out_id)
             return err_set(err, -EEXIST, ERR_CLI_0011,
@@ -325,8 +325,7 @@ find_task(cJSON *list, const char *text, const char **out_id, struct err *err)
         *out_id = id;
     }
     if (!*out_id)
-        return err_set(err, -ENOENT, ERR_CLI_0010, "there is no task \"%.80s\"",
-                       text);
+        return app_no_such_id("task", text, err);
     return 0;
 }
 

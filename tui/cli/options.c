@@ -18,7 +18,7 @@ const struct option_def option_defs[] = {
     { "output", "FORM", AT(output), false, G_ALL, "text (default), csv or json" },
     { "help", NULL, AT(help), false, G_ALL, "help on the command" },
     { "version", NULL, AT(version), false, G_ALL, "name and version" },
-    { "filter", "EXPR", AT(filter), false, G_LIST,
+    { "filter", "EXPR", AT(filter), false, G_LIST | G_EMPTY,
       "only rows that match: 'state!=ok', 'rpo>target', 'site~^par or name=x'" },
     { "sort", "FIELDS", AT(sort), false, G_LIST, "by these fields; -rpo turns the order" },
     { "columns", "FIELDS", AT(columns), false, G_LIST, "these fields, in this order" },
@@ -34,11 +34,11 @@ const struct option_def option_defs[] = {
     { "wait", NULL, AT(wait), false, G_ACT, "until the task has ended (default)" },
     { "no-wait", NULL, AT(no_wait), false, G_ACT, "return when the task has begun" },
     { "timeout", "TIME", AT(timeout), false, G_ACT, "wait no longer than this: 10min (default)" },
-    { "reason", "TEXT", AT(reason), false, G_ACT, "why, for the record" },
-    { "confirm", "TEXT", AT(confirm), false, G_CONFIRM,
+    { "reason", "TEXT", AT(reason), false, G_ACT | G_EMPTY, "why, for the record" },
+    { "confirm", "TEXT", AT(confirm), false, G_CONFIRM | G_EMPTY,
       "what would be typed on a terminal: the name, or the word asked for" },
     { "failed", NULL, AT(failed), false, G_STOP, "record that the test did not prove what it should" },
-    { "notes", "TEXT", AT(notes), false, G_STOP, "what was found, for the record" },
+    { "notes", "TEXT", AT(notes), false, G_STOP | G_EMPTY, "what was found, for the record" },
     { "keep-replicas", NULL, AT(keep_replicas), false, G_DELETE,
       "leave the images at the recovery site" },
     { "force", NULL, AT(force), false, G_DELETE,
@@ -196,6 +196,23 @@ given(const struct options *o, const struct option_def *d)
     return *(const char *const *)field != NULL;
 }
 
+static bool
+holds_empty(const struct options *o, const struct option_def *d)
+{
+    const void *field = (const char *)o + d->offset;
+    const struct values *list = field;
+
+    if (!d->value || !given(o, d))
+        return false;
+    if (!d->many)
+        return !(*(const char *const *)field)[0];
+    for (size_t i = 0; i < list->n; i++) {
+        if (!list->v[i][0])
+            return true;
+    }
+    return false;
+}
+
 int
 options_check(const struct options *o, const char *command, unsigned groups,
               struct err *err)
@@ -206,6 +223,9 @@ options_check(const struct options *o, const char *command, unsigned groups,
         if (!(d->groups & (groups | G_ALL)) && given(o, d))
             return err_set(err, -EINVAL, ERR_CLI_0014,
                            "holdfast %s has no option --%s", command, d->name);
+        if (!(d->groups & G_EMPTY) && holds_empty(o, d))
+            return err_set(err, -EINVAL, ERR_CLI_0014,
+                           "--%s is empty; it needs %s", d->name, d->value);
     }
     return 0;
 }

@@ -25,7 +25,8 @@ enum option_group {
     G_PAIR = 512,
     G_TOKEN = 1024,
     G_DELETE = 2048,
-    G_VMS = 4096, /* a choice of VMs */
+    G_VMS = 4096,   /* a choice of VMs */
+    G_EMPTY = 8192, /* no command: an empty value is one too */
 };
 
 enum output {
@@ -74,7 +75,8 @@ extern const size_t n_option_defs;
  * follows as the next argument or after "=".  -EINVAL with CLI-0014. */
 int
 options_parse(int argc, char *const *argv, struct options *out, struct err *err);
-/* Was an option given that none of these groups has?  -EINVAL, CLI-0014. */
+/* Was an option given that none of these groups has, or an empty value to one
+ * that needs one?  -EINVAL, CLI-0014. */
 int options_check(const struct options *o, const char *command, unsigned groups,
                   struct err *err);
 void options_help(unsigned groups, struct buf *out);
