@@ -165,7 +165,7 @@ step = --step $1 $(call quote,$(submake) $1)
 # ---- Targets ---------------------------------------------------------------------------------------------------
 
 .PHONY: all deps demo lab lab-down check check-unit check-system torture fuzz fuzz-programs fuzz-targets bench screens \
-  format-check lint cppcheck docs seam-check tidy analyze analyze-objects hdr-check coverage dist install test-programs clean help FORCE
+  format-check lint cppcheck docs seam-check tidy analyze analyze-objects hdr-check coverage dist install install-data test-programs clean help FORCE
 
 all: $(programs) $(if $(programs),,$(foreach r,$(rooms),$(B)/lib/$r.a))
 
@@ -182,11 +182,11 @@ help:
 	@echo 'screens docs    regenerate the golden screens, docs/errors.md'
 	@echo 'tidy analyze    clang-tidy and gcc -fanalyzer: FILES="a.c b.c" narrows tidy'
 	@echo 'coverage        unit and system tests with line coverage in build/coverage/html'
-	@echo 'dist install clean'
+	@echo 'dist install clean; install-data: install without the programs'
 
 # Before the first compile, on a machine that lacks them, the packages needed to compile are installed; make reads
 # itself again once build/deps.mk is there.
-ifneq ($(filter-out clean help deps lint cppcheck docs format-check dist,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(filter-out clean help deps lint cppcheck docs format-check dist install-data lab-down,$(or $(MAKECMDGOALS),all)),)
 -include build/deps.mk
 endif
 build/deps.mk: mk/packages mk/deps.sh Makefile
@@ -357,13 +357,19 @@ dist:
 	@echo build/holdfast-$(VERSION).tar.gz
 
 man_pages := $(wildcard docs/man/*.[1-8])
-install: all
-	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)' '$(DESTDIR)$(DOCDIR)/conf' '$(DESTDIR)$(UNITDIR)'
+units := $(wildcard conf/*.service.in)
+install: all install-data
+	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)'
 	$(if $(filter %/holdfast,$(programs)),install -m 0755 $(B)/holdfast '$(DESTDIR)$(BINDIR)/holdfast')
 	$(if $(filter %/holdfastd,$(programs)),install -m 0755 $(B)/holdfastd '$(DESTDIR)$(SBINDIR)/holdfastd')
+
+# All but the programs.  The units name them where they are installed.
+install-data:
+	install -d '$(DESTDIR)$(DOCDIR)/conf' '$(DESTDIR)$(UNITDIR)'
 	$(foreach m,$(man_pages),install -D -m 0644 $m '$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $m))/$(notdir $m)' &&) :
-	$(foreach u,$(wildcard conf/*.service conf/*.target),install -m 0644 $u '$(DESTDIR)$(UNITDIR)/$(notdir $u)' &&) :
-	$(foreach c,$(filter-out %.service %.target,$(wildcard conf/*)),install -m 0644 $c '$(DESTDIR)$(DOCDIR)/conf/$(notdir $c)' &&) :
+	$(foreach u,$(units),sed 's|@SBINDIR@|$(SBINDIR)|' $u >'$(DESTDIR)$(UNITDIR)/$(basename $(notdir $u))' && \
+	  chmod 0644 '$(DESTDIR)$(UNITDIR)/$(basename $(notdir $u))' &&) :
+	$(foreach c,$(filter-out $(units),$(wildcard conf/*)),install -m 0644 $c '$(DESTDIR)$(DOCDIR)/conf/$(notdir $c)' &&) :
 	$(foreach d,$(wildcard README.md LICENSE NEWS SECURITY.md),install -m 0644 $d '$(DESTDIR)$(DOCDIR)/$d' &&) :
 
 clean:
