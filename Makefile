@@ -357,6 +357,7 @@ dist:
 	@echo build/holdfast-$(VERSION).tar.gz
 
 man_pages := $(wildcard docs/man/*.[1-8])
+pages := $(wildcard docs/*.md docs/formats/*.md)
 units := $(wildcard conf/*.service.in)
 install: all install-data
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(SBINDIR)'
@@ -365,12 +366,12 @@ install: all install-data
 
 # All but the programs.  The units name them where they are installed.
 install-data:
-	install -d '$(DESTDIR)$(DOCDIR)/conf' '$(DESTDIR)$(UNITDIR)'
+	install -d '$(DESTDIR)$(DOCDIR)/conf' '$(DESTDIR)$(DOCDIR)/docs/formats' '$(DESTDIR)$(UNITDIR)'
 	$(foreach m,$(man_pages),install -D -m 0644 $m '$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $m))/$(notdir $m)' &&) :
 	$(foreach u,$(units),sed 's|@SBINDIR@|$(SBINDIR)|' $u >'$(DESTDIR)$(UNITDIR)/$(basename $(notdir $u))' && \
 	  chmod 0644 '$(DESTDIR)$(UNITDIR)/$(basename $(notdir $u))' &&) :
 	$(foreach c,$(filter-out $(units),$(wildcard conf/*)),install -m 0644 $c '$(DESTDIR)$(DOCDIR)/conf/$(notdir $c)' &&) :
-	$(foreach d,$(wildcard README.md LICENSE NEWS SECURITY.md),install -m 0644 $d '$(DESTDIR)$(DOCDIR)/$d' &&) :
+	$(foreach d,$(wildcard README.md LICENSE NEWS SECURITY.md CONTRIBUTING.md) $(pages),install -m 0644 $d '$(DESTDIR)$(DOCDIR)/$d' &&) :
 
 clean:
 	rm -rf build
