@@ -297,10 +297,10 @@ demo: deps all
 	$(Q)BUILD=$(CURDIR)/$(B) tests/demo/run
 
 lab: deps all
-	$(Q)BUILD=$(CURDIR)/$(B) tests/lab/up '$(abspath $(LAB))'
+	$(Q)BUILD=$(CURDIR)/$(B) tests/lab/up $(call quote,$(LAB))
 
 lab-down:
-	$(Q)BUILD=$(CURDIR)/$(B) tests/lab/down '$(abspath $(LAB))'
+	$(Q)BUILD=$(CURDIR)/$(B) tests/lab/down $(call quote,$(LAB))
 
 # Each header compiles alone, and twice.
 hdr-check: $(patsubst %,$(B)/hdr/%.ok,$(headers))
@@ -373,5 +373,8 @@ install-data:
 	$(foreach c,$(filter-out $(units),$(wildcard conf/*)),install -m 0644 $c '$(DESTDIR)$(DOCDIR)/conf/$(notdir $c)' &&) :
 	$(foreach d,$(wildcard README.md LICENSE NEWS SECURITY.md CONTRIBUTING.md) $(pages),install -m 0644 $d '$(DESTDIR)$(DOCDIR)/$d' &&) :
 
+# A lab's state under build/ is not taken from beneath its running processes.
 clean:
+	$(Q)for lab in $$(find build -name lab.json 2>/dev/null | tr ' ' '?'); do \
+	  echo "clean: a lab is up in $${lab%/lab.json}: make lab-down LAB='$${lab%/lab.json}' first" >&2; exit 1; done
 	rm -rf build

@@ -25,3 +25,20 @@ sed 's/\\-/-/g' "$TOP"/docs/man/* "$TOP/common/err_codes.def" "$TOP"/docs/*.md "
 while read -r name; do
     [ -f "$doc/$name" ] || fail "$name is referred to and not installed"
 done <named
+
+# A lab's state is not removed under its processes; a lab's name may hold blanks and quotes.
+mkdir tree && cp "$TOP/Makefile" tree
+mkdir -p "tree/build/my lab" && : >"tree/build/my lab/lab.json"
+! env -u MAKEFLAGS make -s -C tree clean >out 2>&1 || fail "clean took a lab away"
+expect_text out "make lab-down LAB='build/my lab' first"
+[ -f "tree/build/my lab/lab.json" ] || fail "clean refused and removed"
+rm "tree/build/my lab/lab.json"
+env -u MAKEFLAGS make -s -C tree clean >out 2>&1 || fail "clean: $(cat out)"
+[ ! -e tree/build ] || fail "clean left build/"
+for target in lab lab-down; do
+    mk -n "$target" LAB="a b/it's" >out 2>&1 || fail "make -n $target: $(cat out)"
+    expect_text out "'a b/it'\\''s'"
+done
+for script in up down; do
+    expect_status 2 "$TOP/tests/lab/$script" "" >out 2>&1
+done
