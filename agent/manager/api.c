@@ -163,7 +163,7 @@ api_time_range(struct http_req *rq, uint64_t *out_from, uint64_t *out_to)
     *out_from = 0;
     *out_to = JSON_INT_MAX;
     if ((from && *from && time_parse(from, out_from) < 0) ||
-        (to && *to && time_parse_last(to, out_to) < 0)) {
+        (to && *to && time_parse(to, out_to) < 0)) {
         http_reply_fail(rq, 400, ERR_API_0014,
                         "startDate or endDate is no time: 2026-11-22T03:32:48Z is one");
         return -EINVAL;
@@ -384,20 +384,16 @@ fraction_ms(const char **rest)
     return ms;
 }
 
-/* How long what was written lasts. */
-static int
-parse_span(const char *text, uint64_t *out_ms, unsigned *out_span_ms)
+int
+time_parse(const char *text, uint64_t *out_ms)
 {
     struct tm tm = { .tm_mday = 1 };
     const char *rest;
     time_t s;
     int ms = 0;
 
-    *out_span_ms = 1;
     if (strlen(text) >= 10 && strspn(text, "0123456789") == strlen(text))
         return text_parse_u64(text, 0, JSON_INT_MAX, out_ms);
-    if (!strchr(text, '.'))
-        *out_span_ms = 1000;
     rest = strptime(text, "%Y-%m-%d", &tm);
     if (rest && (*rest == 'T' || *rest == ' ')) {
         rest = strptime(rest + 1, "%H:%M:%S", &tm);
@@ -417,25 +413,6 @@ parse_span(const char *text, uint64_t *out_ms, unsigned *out_span_ms)
         return -EINVAL;
     *out_ms = (uint64_t)s * 1000 + (uint64_t)ms;
     return 0;
-}
-
-int
-time_parse(const char *text, uint64_t *out_ms)
-{
-    unsigned span_ms;
-
-    return parse_span(text, out_ms, &span_ms);
-}
-
-int
-time_parse_last(const char *text, uint64_t *out_ms)
-{
-    unsigned span_ms;
-    int rc = parse_span(text, out_ms, &span_ms);
-
-    if (rc == 0)
-        *out_ms += span_ms - 1;
-    return rc;
 }
 
 /* --- for docs/api.md ------------------------------------------------------------------------------ */

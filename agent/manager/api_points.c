@@ -313,7 +313,7 @@ read_point(struct http_req *rq, const cJSON *body, cJSON *params)
         http_reply_err(rq, 400, &err);
         return false;
     }
-    if (stamp && time_parse_last(stamp, &ms) < 0) {
+    if (stamp && time_parse(stamp, &ms) < 0) {
         http_reply_fail(rq, 400, ERR_API_0014,
                         "TimeStamp is no time: 2026-11-22T03:32:48Z is one");
         return false;
@@ -570,7 +570,7 @@ const struct http_route api_point_routes[] = {
     { "GET", ONE "/views", PRIV_VIEWER, 0, views_get,
       "Open views, one row a volume, with NbdUri." },
     { "POST", ONE "/views", PRIV_TEST_FAILOVER, 0, views_post,
-      "Open one: {CheckpointIdentifier or TimeStamp (the newest not after it; without a fraction the whole second), VmIdentifiers[]}; a task, whose guid is the ViewIdentifier." },
+      "Open one: {CheckpointIdentifier or TimeStamp, VmIdentifiers[]}; a task, whose guid is the ViewIdentifier." },
     { "POST", ONE "/scrub", PRIV_MANAGE_VPG, 0, scrub,
       "Read and verify its journal; a task with Progress and Scrub{Segments, Batches, Chunks, Runs, Replicas, Bytes, Bad, "
       "FirstBad}, which fails when something is bad." },

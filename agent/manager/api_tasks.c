@@ -28,8 +28,7 @@ read_filter(struct http_req *rq, struct task_filter *f)
         const char *s = http_req_query(rq, names[i]);
 
         f->bounds[i] = i % 2 ? 0 : UINT64_MAX;
-        if (s && *s &&
-            (i % 2 ? time_parse : time_parse_last)(s, &f->bounds[i]) < 0) {
+        if (s && *s && time_parse(s, &f->bounds[i]) < 0) {
             http_reply_fail(rq, 400, ERR_API_0014, "%s is no time", names[i]);
             return -EINVAL;
         }

@@ -141,8 +141,6 @@ uint64_t wall_ms(void);
 char *time_text(uint64_t ms, char out[TIME_SIZE]);
 /* ISO 8601 in its usual shapes, or epoch milliseconds; -EINVAL. */
 int time_parse(const char *text, uint64_t *out_ms);
-/* The last millisecond of it: a time without a fraction is a whole second. */
-int time_parse_last(const char *text, uint64_t *out_ms);
 
 /* --- fleet.c ------------------------------------------------------------------ */
 

@@ -485,15 +485,17 @@ class Cli(unittest.TestCase):
         bodies = self.manager.bodies("POST", "/v1/vpgs/" + VPG + "/FailoverTest")
         return bodies[0].get("CheckpointIdentifier") if bodies else None
 
-    def test_a_second_is_all_of_it(self):
-        """A listing shows seconds: the time shown opens the point that was shown with it."""
+    def test_the_time_shown_names_the_point(self):
+        """And a time without a fraction is its beginning: never a point after it."""
         self.manager.answers[("GET", "/v1/vpgs/" + VPG + "/checkpoints")] = [
             {"CheckpointIdentifier": str(7 + i), "TimeStamp": "2026-03-14T02:25:%s.841Z" % s, "Tag": None, "Kind": "Auto"}
             for i, s in enumerate(("25", "26", "27"))]
-        self.assertEqual(self.point_of("2026-03-14 02:25:26"), "8")
+        self.assertIn("03-14 02:25:26.841", self.cli(0, "points", "ledger"))
+        self.assertEqual(self.point_of("03-14 02:25:26.841"), "8")
+        self.assertEqual(self.point_of("2026-03-14 02:25:26"), "7")
         self.assertEqual(self.point_of("2026-03-14T02:25:26.841Z"), "8")
         self.assertEqual(self.point_of("2026-03-14T02:25:26.840Z"), "7")
-        self.assertEqual(self.point_of("2026-03-14T02:25:27Z"), "9")
+        self.assertEqual(self.point_of("2026-03-14T02:25:27Z"), "8")
         self.point_of("2026-03-14 02:25", 1)  # 02:25:00
         self.cli(0, "points", "ledger", "--from", "2026-03-14T02:25:25Z", "--to", "2026-03-14T02:25:26Z")
         path = [p for m, p, _, _ in self.manager.seen if "startDate" in p][0].replace("%3A", ":")

@@ -700,14 +700,6 @@ times(void **state)
     assert_string_equal(time_text(ms, text), "2026-11-22T03:32:48.123Z");
     assert_int_equal(time_parse("1520423877045", &ms), 0);
     assert_true(ms == 1520423877045);
-    /* a second that is written is all of it, when it is an end */
-    assert_int_equal(time_parse_last("1520423877045", &ms), 0);
-    assert_true(ms == 1520423877045);
-    assert_int_equal(time_parse_last("2026-11-22T03:32:48.123Z", &ms), 0);
-    assert_string_equal(time_text(ms, text), "2026-11-22T03:32:48.123Z");
-    assert_int_equal(time_parse_last("2026-11-22T03:32:48Z", &ms), 0);
-    assert_string_equal(time_text(ms, text), "2026-11-22T03:32:48.999Z");
-    assert_int_equal(time_parse_last("x", &ms), -EINVAL);
     assert_int_equal(time_parse("2026-11-22T03:32:48Z", &ms), 0);
     assert_int_equal(time_parse("2026-11-22", &ms), 0);
     assert_int_equal(time_parse("2026-11-22T03:32:48", &ms), 0);

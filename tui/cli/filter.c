@@ -153,7 +153,7 @@ number_of(const char *s, const struct column *c)
                : text_icmp(s, "no") == 0 || text_icmp(s, "false") == 0
                    ? 0
                    : (double)NAN;
-    if (c->format == FMT_TIME) {
+    if (c->format == FMT_TIME || c->format == FMT_MOMENT) {
         int64_t ms;
 
         return when_parse(s, when_now_ms(), &ms, NULL) == 0 ? (double)ms

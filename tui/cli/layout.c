@@ -212,7 +212,8 @@ print_line(const struct rows *r, const struct layout *l, const size_t *row,
     for (size_t i = 0; i < l->n; i++) {
         const struct column *c = &r->table->columns[l->column[i]];
         bool right = c->format != FMT_TEXT && c->format != FMT_SIGN &&
-                     c->format != FMT_TIME && c->format != FMT_BOOL;
+                     c->format != FMT_TIME && c->format != FMT_MOMENT &&
+                     c->format != FMT_BOOL;
         enum align align = right           ? ALIGN_RIGHT
                            : i + 1 == l->n ? ALIGN_NONE
                                            : ALIGN_LEFT;

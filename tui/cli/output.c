@@ -100,7 +100,7 @@ raw_text(const struct column *c, const struct cell *cell,
     else if (c->format == FMT_SIGN)
         (void)snprintf(out, CELL_TEXT_SIZE, "%s",
                        severity_word((enum severity)cell->number));
-    else if (c->format == FMT_TIME)
+    else if (c->format == FMT_TIME || c->format == FMT_MOMENT)
         (void)snprintf(out, CELL_TEXT_SIZE, "%s",
                        when_iso((int64_t)cell->number, iso));
     else
@@ -157,7 +157,8 @@ put_cell(struct json_writer *w, const struct column *c, const struct cell *cell)
         json_put_str(w, c->field, cell->text);
     } else if (cell->kind == CELL_BOOL) {
         json_put_bool(w, c->field, cell->number != 0);
-    } else if (c->format == FMT_SIGN || c->format == FMT_TIME) {
+    } else if (c->format == FMT_SIGN || c->format == FMT_TIME ||
+               c->format == FMT_MOMENT) {
         raw_text(c, cell, text);
         json_put_str(w, c->field, text);
     } else if (cell->number == floor(cell->number) &&

@@ -324,6 +324,16 @@ format_time(double ms, char *out, size_t cap)
 }
 
 static void
+format_moment(double ms, char *out, size_t cap)
+{
+    size_t n;
+
+    format_time(ms, out, cap);
+    n = strlen(out);
+    (void)snprintf(out + n, cap - n, ".%03d", (int)fmod(ms, 1000));
+}
+
+static void
 format_duration(double seconds, char *out, size_t cap)
 {
     unsigned long long s = seconds < 0 ? 0 : (unsigned long long)seconds;
@@ -353,9 +363,9 @@ cell_format(const struct column *c, const struct cell *cell,
     if (cell->kind == CELL_UNKNOWN || !isfinite(v)) {
         /* What does not apply is no question. */
         (void)snprintf(out, cap, "%s",
-                       c->format == FMT_TEXT || c->format == FMT_PERCENT ? ""
-                       : c->format == FMT_TIME                           ? "-"
-                                                                         : "?");
+                       c->format == FMT_TEXT || c->format == FMT_PERCENT  ? ""
+                       : c->format == FMT_TIME || c->format == FMT_MOMENT ? "-"
+                                                                          : "?");
         return;
     }
     switch (c->format) {
@@ -367,6 +377,7 @@ cell_format(const struct column *c, const struct cell *cell,
     case FMT_DURATION: format_duration(v, out, cap); break;
     case FMT_PERCENT: (void)snprintf(out, cap, "%.0f%%", v); break;
     case FMT_TIME: format_time(v, out, cap); break;
+    case FMT_MOMENT: format_moment(v, out, cap); break;
     case FMT_MILLISECONDS: (void)snprintf(out, cap, "%.0f ms", v); break;
     case FMT_TEXT:
     case FMT_COUNT:

@@ -36,7 +36,8 @@ enum row_format {
     FMT_SECONDS,
     FMT_MILLISECONDS,
     FMT_PERCENT,
-    FMT_TIME, /* milliseconds since 1970, UTC, shown as 03-14 12:41:05 */
+    FMT_TIME,   /* milliseconds since 1970, UTC, shown as 03-14 12:41:05 */
+    FMT_MOMENT, /* the same to the millisecond: what names a point */
     FMT_BOOL,
 };
 

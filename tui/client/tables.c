@@ -98,7 +98,7 @@ static const struct column vms_columns[] = {
 TABLE("vms", vms, "name", "No VM matches.");
 
 static const struct column points_columns[] = {
-    { "time", "TIME (UTC)", FMT_TIME, 100, 0 },
+    { "time", "TIME (UTC)", FMT_MOMENT, 100, 0 },
     { "age", "AGE", FMT_DURATION, 90, 0 },
     { "kind", "KIND", FMT_TEXT, 60, 4 },
     { "consistent", "CONSISTENT", FMT_TEXT, 50, 0 },
@@ -180,7 +180,7 @@ TABLE("storage", stores, "name", "No store.");
 
 static const struct column views_columns[] = {
     { "mode", "MODE", FMT_TEXT, 90, 0 },
-    { "time", "POINT (UTC)", FMT_TIME, 95, 0 },
+    { "time", "POINT (UTC)", FMT_MOMENT, 95, 0 },
     { "name", "VOLUME", FMT_TEXT, 99, 12 },
     { "uri", "NBD URI", FMT_TEXT, 80, 20 },
     { "id", "VIEW", FMT_TEXT, 100, 8 },

@@ -265,7 +265,7 @@ point_parse(const char *text, int64_t now_ms, struct point_spec *out_spec,
 {
     struct point_spec s = { .kind = POINT_NAME };
     size_t n = strlen(text);
-    int64_t first;
+    int64_t last;
     bool quoted =
         n >= 2 && (text[0] == '"' || text[0] == '\'') && text[n - 1] == text[0];
 
@@ -286,7 +286,7 @@ point_parse(const char *text, int64_t now_ms, struct point_spec *out_spec,
             s.kind = POINT_OLDEST;
         else if (all_digits(s.text) && n <= 20)
             s.kind = POINT_NUMBER;
-        else if (parse_moment(s.text, now_ms, &first, &s.ms))
+        else if (parse_moment(s.text, now_ms, &s.ms, &last))
             s.kind = POINT_TIME;
     }
     *out_spec = s;

@@ -30,7 +30,7 @@ enum point_kind {
     POINT_OLDEST,
     POINT_NUMBER, /* id */
     POINT_NAME,   /* text: a tag, compared exactly */
-    POINT_TIME    /* ms: the newest point not after it, a second's last one */
+    POINT_TIME    /* ms: the newest point not after it */
 };
 
 enum {
