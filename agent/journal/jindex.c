@@ -513,6 +513,8 @@ promote_step_done(struct io_work *w)
         table_plans_free(pr->plan, pr->n_plan);
         pr->plan = NULL;
     }
+    if (pr->p)
+        pr->bytes = promotion_bytes(pr->p);
     if (pr->res > 0 && ix->closing)
         pr->res = -ECANCELED;
     if (pr->res == PROMOTE_IO)
@@ -899,7 +901,9 @@ void
 jindex_stats(const struct jindex *ix, struct jindex_stats *out)
 {
     struct jindex_stats st = { .promotions = ix->promotions,
-                               .promoted_bytes = ix->promoted_bytes };
+                               .promoted_bytes =
+                                   ix->promoted_bytes +
+                                   (ix->prom.active ? ix->prom.bytes : 0) };
     struct list *l;
 
     st.runs = runset_runs(ix->rs, &st.run_bytes);

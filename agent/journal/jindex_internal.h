@@ -26,6 +26,7 @@ struct promoting {
     uint32_t hold;
     struct read_set *set;
     struct promotion *p;
+    uint64_t bytes; /* written so far, as of the last step */
     size_t bad_next;
     int res;
     struct err err;

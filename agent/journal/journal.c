@@ -603,7 +603,8 @@ journal_destroy(struct io_loop *loop, const char *dir, bool keep_replicas,
     for (size_t i = 0; i < n && rc == 0; i++) {
         char path[4096];
 
-        if (strncmp(names[i], "replica.", 8) == 0)
+        if (strncmp(names[i], "replica.", 8) == 0 ||
+            strncmp(names[i], "kept", 4) == 0)
             continue;
         (void)snprintf(path, sizeof path, "%s/%s", dir, names[i]);
         rc = io_unlink(loop, path);
@@ -976,6 +977,7 @@ journal_stats(const struct journal *j, struct journal_stats *out)
     out->runs = ix.runs;
     out->promotions = ix.promotions;
     out->promoted_bytes = ix.promoted_bytes;
+    out->received_seq = j->rx_seq;
     out->durable_seq = j->d_seq;
     out->promoted_seq = j->man.state.promoted;
     out->floor_cut = j->man.state.any_floor ? j->man.state.floor.cut_no : 0;

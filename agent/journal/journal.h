@@ -84,8 +84,9 @@ void journal_open(const struct journal_config *cfg,
 /* Stops taking batches, finishes what is in flight, closes; closed(arg). Open
  * views must have been closed. */
 void journal_close(struct journal *j, void (*closed)(void *arg), void *arg);
-/* Remove everything, or (keep_replicas) all but the replica images.  After
- * journal_close(); blocking, for a worker. */
+/* Remove everything, or (keep_replicas) all but the replica images and what is
+ * called kept*.  They are as of PROMOTED: journal_withdraw_points() first makes
+ * that the newest.  After journal_close(); blocking, for a worker. */
 int journal_destroy(struct io_loop *loop, const char *dir, bool keep_replicas,
                     struct err *err);
 /* New limits while in use. */
@@ -213,7 +214,7 @@ struct journal_stats {
     uint64_t batches, raw_bytes, stored_bytes; /* since open */
     uint64_t segments, runs, recycled, promotions, promoted_bytes;
     uint64_t syncs;
-    uint64_t durable_seq, promoted_seq, floor_cut;
+    uint64_t received_seq, durable_seq, promoted_seq, floor_cut;
     uint64_t history_ns; /* age of the oldest offered point */
     bool stopped;        /* takes no batches; the alert says why */
 };

@@ -285,6 +285,9 @@ lane_done(struct rpc *r)
 {
     struct lane_call *c = r->arg;
     struct err err = ERR_INIT;
+    const char *state = "";
+    struct json_writer w;
+    struct buf out;
     struct vpg *v;
 
     if (r->rc < 0 && !(c->remove && r->rc == -ENOENT)) {
@@ -293,12 +296,21 @@ lane_done(struct rpc *r)
         free(c);
         return;
     }
-    v = c->remove && !workers_ending(r->job.workers) ? vpgs_find(c->m, &c->vpg)
-                                                     : NULL;
-    if (v && vpgs_remove(c->m, v, c->keep, &err) < 0)
+    (void)json_str(r->json, "State", JSON_OPTIONAL, &state, NULL);
+    v = c->remove && strcmp(state, "Keeping") != 0 &&
+                !workers_ending(r->job.workers)
+            ? vpgs_find(c->m, &c->vpg)
+            : NULL;
+    if (v && vpgs_remove(c->m, v, c->keep, &err) < 0) {
         http_reply_err(c->rq, http_status_of(err.num), &err);
-    else
+    } else if (*state) { /* the images are kept: the same call tells how far */
+        buf_init(&out, 64 * KIB);
+        json_begin(&w, &out);
+        json_put_tree(&w, NULL, r->json);
+        http_reply_buf(c->rq, 200, &out);
+    } else {
         http_reply_empty(c->rq, 200);
+    }
     free(c);
 }
 

@@ -233,25 +233,66 @@ remove_there(struct op *op, const struct vpg *v, bool source)
                         "DELETE", path, NULL);
 }
 
+/* The images are kept: how far that is, or where they are. */
+static enum op_verdict
+removal_heard(struct op *op)
+{
+    const char *state = "", *message = "";
+    uint64_t percent = 0;
+
+    (void)json_str(op->reply->json, "State", JSON_OPTIONAL, &state, NULL);
+    (void)json_str(op->reply->json, "Message", JSON_OPTIONAL, &message, NULL);
+    (void)json_u64(op->reply->json, "ProgressPercent", JSON_OPTIONAL, 0, 100,
+                   &percent, NULL);
+    if (strcmp(state, "Keeping") == 0) {
+        op->progress = (int)MIN(percent, 99u);
+        op->step_ms = http_loop_now_ms(); /* it answers */
+        return OP_WAIT;
+    }
+    if (*message) {
+        cJSON_DeleteItemFromObject(op->params, "Warning");
+        (void)cJSON_AddStringToObject(op->params, "Warning", message);
+    }
+    return OP_NEXT;
+}
+
+/* Did who should remove it say no, rather than that he cannot be reached? */
+static bool
+removal_refused(const struct op *op)
+{
+    const struct rpc *r = op->reply;
+
+    return r && r->rc < 0 && r->status != 0 && r->status != 502 &&
+           r->status != 503 && r->status != 504;
+}
+
 static enum op_verdict
 remove_side(struct op *op, bool source)
 {
     struct vpg *v = vpg_of(op);
     bool here = v && uuid_equal(source ? &v->protected_site : &v->recovery_site,
                                 &op->m->site);
+    bool force = param_true(op, "Force");
     enum op_verdict verdict;
 
     if (!v)
         return OP_FAILED;
-    if (op->reply && (op->reply->rc == 0 || op->reply->rc == -ENOENT))
+    if (op->reply && op->reply->rc == 0)
+        return removal_heard(op);
+    if (op->reply && op->reply->rc == -ENOENT)
         return OP_NEXT;
+    if (op->reply && op->reply->err.code == ERR_REP_0010) {
+        op->err = op->reply->err;
+        return http_loop_now_ms() - op->step_ms < REACH_MS ? OP_WAIT : OP_FAILED;
+    }
     if (op->reply)
-        verdict = op_retry(op, param_true(op, "Force") ? 0 : REACH_MS);
+        verdict = op_retry(op, force ? 0 : REACH_MS);
     else
         verdict =
             here ? remove_here(op, v, source) : remove_there(op, v, source);
     /* Forced: what cannot be reached is told when it comes back. */
-    return verdict == OP_FAILED && param_true(op, "Force") ? OP_NEXT : verdict;
+    return verdict == OP_FAILED && force && !removal_refused(op) ? OP_NEXT
+                                                                 : verdict;
 }
 
 static enum op_verdict

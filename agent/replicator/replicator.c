@@ -200,7 +200,9 @@ replicator_open(struct replicator *rep, struct err *err)
     (void)exports_open(rep); /* each failure has been said */
     /* One more, so that the exports wait for the end of the loading. */
     rep->starting = 1;
-    rc = rep_load_dir(rep, "targets", target_load, err);
+    rc = kept_start(rep, err);
+    if (rc == 0)
+        rc = rep_load_dir(rep, "targets", target_load, err);
     if (rc == 0)
         rc = rep_load_dir(rep, "sources", source_load, err);
     if (--rep->starting == 0)
@@ -231,5 +233,6 @@ replicator_stop(struct replicator *rep, void (*stopped)(struct replicator *rep))
 {
     rep->stopping = true;
     rep->stopped = stopped;
+    kept_stop(rep);
     exports_close(rep, stop_exports_gone);
 }

@@ -55,6 +55,14 @@ struct rep_store {
     char name[REP_NAME_MAX + 1], path[REP_PATH_MAX];
     struct uuid id;
     struct err err; /* num 0: usable */
+    /* Images that deletions left here, counted by a worker now and then. */
+    uint64_t kept_bytes, kept;
+};
+
+/* How the last deletion that kept the images ended, for the call that asks. */
+struct rep_last_kept {
+    struct uuid vpg;
+    char text[ERR_MSG_MAX];
 };
 
 struct rep_config {
@@ -140,6 +148,8 @@ struct replicator {
     struct rep_store stores[REP_STORES_MAX];
     unsigned n_stores;
     struct list sources, targets, sites;
+    struct kept *kept; /* kept.c */
+    struct rep_last_kept last_kept;
     struct io_timer watch; /* of the exports' errors */
     unsigned starting;     /* sources whose volumes are not attached yet */
     bool stopping;
@@ -163,6 +173,15 @@ void rep_save(struct replicator *rep, const char *name, const char *text,
 int rep_load_dir(struct replicator *rep, const char *dir,
                  void (*each)(struct replicator *rep, const cJSON *body),
                  struct err *err);
+
+/* --- kept.c ------------------------------------------------------------- */
+
+#define KEPT_NOTE "kept.json" /* beside images that a deletion left */
+
+/* Count now and then what deletions have left in the stores. */
+int kept_start(struct replicator *rep, struct err *err);
+void kept_look(struct replicator *rep); /* soon */
+void kept_stop(struct replicator *rep);
 
 /* --- trust.c ------------------------------------------------------------ */
 

@@ -228,6 +228,8 @@ stores_json(struct replicator *rep, struct json_writer *w)
         json_put_str(w, "Path", st->path);
         json_put_u64(w, "CapacityInBytes", size);
         json_put_u64(w, "FreeInBytes", avail);
+        json_put_u64(w, "KeptReplicas", st->kept);
+        json_put_u64(w, "KeptReplicasInBytes", st->kept_bytes);
         if (st->err.num < 0)
             json_put_str(w, "Error", st->err.msg);
         else

@@ -45,6 +45,7 @@ void
 target_free(struct target *t)
 {
     io_timer_stop(&t->retry);
+    io_timer_stop(&t->keep.timer);
     stream_peer_put(t->peer);
     cJSON_Delete(t->body);
     free(t);
@@ -147,7 +148,7 @@ target_retry(struct io_timer *timer)
         target_open(t);
 }
 
-static int
+int
 target_receive(struct target *t, struct err *err)
 {
     struct receiver_config rc = {
@@ -206,6 +207,11 @@ target_mkdir_run(struct io_work *w)
     struct target *t = container_of(w, struct target, job);
 
     t->job_res = io_mkdir(t->rep->loop, t->dir, &t->err);
+    if (t->job_res == 0 && target_keep_begun(t->rep->loop, t->dir))
+        t->job_res = err_set(&t->err, -EBUSY, ERR_REP_0010,
+                             "the journal of VPG %s is deleted and its images "
+                             "are about to be kept: delete it again",
+                             t->name);
 }
 
 static void
@@ -292,6 +298,7 @@ target_new(struct replicator *rep, const cJSON *body, struct err *err)
     list_init(&t->link);
     list_init(&t->views);
     io_timer_init(&t->retry, rep->loop, target_retry);
+    target_keep_init(t);
     t->body = cJSON_Duplicate(body, 1);
     if (!t->body)
         err_set(err, -ENOMEM, ERR_GEN_0002, "target: out of memory");
@@ -386,6 +393,12 @@ target_stop_closed(struct target *t)
     target_stop_one();
 }
 
+void
+target_stop_go(struct target *t)
+{
+    target_close(t, target_stop_closed);
+}
+
 static void
 target_stop_view_gone(struct target *t)
 {
@@ -403,10 +416,13 @@ targets_stop(struct replicator *rep, void (*done)(struct replicator *rep))
         struct target *t = list_entry(l, struct target, link);
 
         io_timer_stop(&t->retry);
+        io_timer_stop(&t->keep.timer);
         t->views_gone = NULL;
         if (!t->journal)
             continue;
         targets_stopping.left++;
+        if (t->keep.phase == KEEP_RECEIVER)
+            continue;
         if (list_empty(&t->views)) {
             target_close(t, target_stop_closed);
             continue;

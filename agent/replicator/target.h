@@ -8,6 +8,7 @@
 
 enum {
     TARGET_RETRY_S = 5,
+    TARGET_FILE_MAX = 64,
 };
 
 struct target_view {
@@ -45,6 +46,24 @@ struct target_scrub {
     struct err err;
 };
 
+/* A deletion that keeps the images: target_delete.c. */
+struct target_keep {
+    enum {
+        KEEP_NOT,
+        KEEP_VIEWS,    /* are being discarded */
+        KEEP_RECEIVER, /* is being stopped */
+        KEEP_DURABLE,  /* what was received is on its way into the journal */
+        KEEP_PROMOTE,
+        KEEP_FILES
+    } phase;
+    struct io_timer timer;
+    uint64_t since_ns;         /* DURABLE, or the error */
+    uint64_t before, expected; /* bytes that were, that may be promoted */
+    struct journal_point newest;
+    bool any, whole; /* is there such a point; no sync was going on */
+    struct err err;  /* of the last attempt, for the next call */
+};
+
 struct target {
     struct list link;
     struct replicator *rep;
@@ -78,6 +97,7 @@ struct target {
     struct target_alert alerts[REP_ALERTS_MAX];
     unsigned n_alerts;
     struct target_scrub scrub;
+    struct target_keep keep;
     struct io_timer retry;
     struct io_work job;
     int job_res; /* the worker's, as is job_err; err is the loop's */
@@ -102,13 +122,25 @@ void target_open(struct target *t);
 /* Receiver and journal, then then(), at once if neither is open.  While they are
  * closing already: then() instead of what was to follow. */
 void target_close(struct target *t, void (*then)(struct target *t));
+/* Start receiving; the journal is open. */
+int target_receive(struct target *t, struct err *err);
 void targets_stop(struct replicator *rep, void (*done)(struct replicator *rep));
+/* For one whose receiver was being stopped when the role began to stop. */
+void target_stop_go(struct target *t);
 
 /* --- target_calls.c ----------------------------------------------------- */
 
 int target_parse(struct target *t, const cJSON *body, struct err *err);
 void target_put(struct ctl_call *c);
+/* Its file in the state directory. */
+void target_file(const struct target *t, char *out, size_t size);
+
+/* --- target_delete.c ---------------------------------------------------- */
+
 void target_delete(struct ctl_call *c);
+void target_keep_init(struct target *t);
+/* Does dir hold images that are only to be put in place?  Any thread. */
+bool target_keep_begun(struct io_loop *loop, const char *dir);
 
 /* --- target_views.c ----------------------------------------------------- */
 

@@ -1,4 +1,5 @@
-/* What the manager says of a target: PUT with its definition, and DELETE.
+/* What the manager says of a target: PUT with its definition.  DELETE is in
+ * target_delete.c.
  *
  * A definition is parsed into a struct target of its own, which becomes the
  * target or tells what may change in the one that is open.  A call is answered
@@ -11,11 +12,7 @@
 #include "io/file.h"
 #include "replicator/target.h"
 
-enum {
-    TARGET_FILE_MAX = 64,
-};
-
-static void
+void
 target_file(const struct target *t, char *out, size_t size)
 {
     char id[UUID_TEXT_SIZE];
@@ -238,83 +235,4 @@ target_put(struct ctl_call *c)
     }
     t->fresh = true;
     target_save(t, c);
-}
-
-/* --- DELETE ------------------------------------------------------------- */
-
-static void
-target_destroy_run(struct io_work *w)
-{
-    struct target *t = container_of(w, struct target, job);
-    char path[REP_PATH_MAX + TARGET_FILE_MAX], file[TARGET_FILE_MAX];
-
-    target_file(t, file, sizeof file);
-    snprintf(path, sizeof path, "%s/%s", t->rep->cfg.state_dir, file);
-    t->job_err = (struct err)ERR_INIT;
-    t->job_res =
-        journal_destroy(t->rep->loop, t->dir, t->keep_replicas, &t->job_err);
-    if (t->job_res == 0)
-        t->job_res = io_unlink(t->rep->loop, path);
-}
-
-static void
-target_destroyed(struct io_work *w)
-{
-    struct target *t = container_of(w, struct target, job);
-    struct ctl_call *c = t->call;
-
-    t->call = NULL;
-    if (t->job_res < 0) {
-        t->deleting = false;
-        t->err = t->job_err;
-        if (t->err.num == 0)
-            err_set(&t->err, -EIO, ERR_REP_0007, "deleting %s: %s", t->dir,
-                    err_errno(t->job_res));
-        ctl_reply_err(c, &t->err);
-        io_timer_set(&t->retry, TARGET_RETRY_S * NSEC_PER_SEC);
-        return;
-    }
-    ctl_reply_ok(c);
-    list_del(&t->link);
-    target_free(t);
-}
-
-static void
-target_delete_closed(struct target *t)
-{
-    t->job =
-        (struct io_work){ .run = target_destroy_run, .done = target_destroyed };
-    io_work_submit(t->rep->loop, &t->job);
-}
-
-static void
-target_delete_unviewed(struct target *t)
-{
-    target_close(t, target_delete_closed);
-}
-
-/* Refused while views are open, or (force) they are discarded first. */
-void
-target_delete(struct ctl_call *c)
-{
-    struct target *t = target_by_vpg(c->rep, &c->vpg);
-    struct err err = ERR_INIT;
-
-    if (!t) {
-        ctl_reply_ok(c);
-        return;
-    }
-    if (t->call || t->deleting || t->opening)
-        err_set(&err, -EBUSY, ERR_REP_0010,
-                "VPG %s is being changed by another call", t->name);
-    else if (!c->query.force && (!list_empty(&t->views) || t->views_opening > 0))
-        err_set(&err, -EBUSY, ERR_REP_0015, "views of VPG %s are open", t->name);
-    if (err.num < 0) {
-        ctl_reply_err(c, &err);
-        return;
-    }
-    t->deleting = true;
-    t->keep_replicas = c->query.keep_replicas;
-    t->call = c;
-    target_views_discard(t, target_delete_unviewed);
 }
