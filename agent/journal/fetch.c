@@ -217,6 +217,14 @@ need_scratch(struct fetch *f, struct err *err)
     return f->scratch ? 0 : no_memory(err);
 }
 
+static int
+suspect(const struct fetch *f, uint32_t seg, int rc)
+{
+    if (rc == -EBADMSG && f->seg->suspect)
+        f->seg->suspect(f->seg->arg, seg);
+    return rc;
+}
+
 /* Segments that cannot be read piecewise. */
 static int
 add_whole(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
@@ -225,8 +233,9 @@ add_whole(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
     int rc = need_scratch(f, err);
 
     if (rc == 0)
-        rc = f->seg->read_chunk(f->seg->arg, r->seg, r->chunk, f->scratch, &len,
-                                err);
+        rc = suspect(f, r->seg,
+                     f->seg->read_chunk(f->seg->arg, r->seg, r->chunk,
+                                        f->scratch, &len, err));
     if (rc < 0)
         return rc;
     if (!range_ok(off, want, len))
@@ -292,7 +301,9 @@ fetch_add(struct fetch *f, const struct ext_rec *r, void *dst, struct err *err)
               PIECES_MAX);
     if (rc < 0)
         return rc == -ENOMEM ? no_memory(err) : rc;
-    rc = f->seg->locate(f->seg->arg, r->seg, r->chunk, p.off, p.len, &p.s, err);
+    rc = suspect(f, r->seg,
+                 f->seg->locate(f->seg->arg, r->seg, r->chunk, p.off, p.len,
+                                &p.s, err));
     if (rc < 0)
         return rc;
     /* What shares its read with the one before costs nothing. */
@@ -588,7 +599,7 @@ fetch_finish(struct fetch *f, struct err *err)
                     p->s.file_off == p[-1].s.file_off &&
                     p->s.stored_len == p[-1].s.stored_len;
 
-        rc = place(f, p, same, err);
+        rc = suspect(f, p->seg, place(f, p, same, err));
     }
     fetch_drop(f);
     return rc;

@@ -369,6 +369,13 @@ jindex_delete_run(struct jindex *ix, const struct run_info *info)
         (void)io_unlink(ix->cfg.loop, path); /* else removed at next start */
 }
 
+void
+jindex_forget_run(struct jindex *ix, const struct run_info *info)
+{
+    runset_drop_run(ix->rs, info);
+    io_defer(ix->cfg.loop, &ix->tick);
+}
+
 int
 jindex_hold(struct jindex *ix, uint32_t no)
 {

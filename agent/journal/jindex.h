@@ -107,6 +107,9 @@ jindex_dead_runs(const struct jindex *ix, struct run_info *out, size_t max);
 /* After RUN_DEL is durable. */
 void jindex_delete_run(struct jindex *ix, const struct run_info *info);
 
+/* A damaged run: not read from now on, and built again when it can be. */
+void jindex_forget_run(struct jindex *ix, const struct run_info *info);
+
 /* Keep segment no and all younger ones, and the runs over them, until unhold.
  * -ENOENT: it is gone; -EBUSY: too many holds. */
 int jindex_hold(struct jindex *ix, uint32_t no);

@@ -27,6 +27,9 @@ journal_up_ns(const struct journal *j)
 void
 journal_alert(struct journal *j, const struct err *err)
 {
+    if (err->num == -EBADMSG &&
+        (err->code == ERR_JNL_0051 || err->code == ERR_JNL_0059))
+        j->runs_suspect = true;
     if (j->ev.alert)
         j->ev.alert(j->ev.arg, err);
 }
@@ -255,6 +258,7 @@ journal_free(struct journal *j)
         free(list_entry(l, struct jsegment, link));
     free(j->open);
     journal_turns_leave(j);
+    journal_damage_release(j);
     seg_store_free(j->segs);
     if (j->man_loaded)
         manifest_release(&j->man);
@@ -277,6 +281,7 @@ on_tick(struct io_timer *t)
         return;
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     man_kick(j);
+    journal_damage_tick(j);
     journal_seal_aged(j);
     journal_care_kick(j);
     journal_retain(j);
@@ -326,6 +331,7 @@ index_started(void *arg, int res)
         return;
     }
     j->ready = true;
+    journal_damage_load(j);
     j->open_res = journal_turns_join(j);
     if (j->open_res < 0) {
         (void)err_set(&j->open_err, j->open_res, ERR_GEN_0002,
@@ -362,6 +368,7 @@ open_run(struct io_work *w)
                  .read_chunk = seg_store_read_chunk,
                  .locate = seg_store_locate,
                  .put = seg_store_put,
+                 .suspect = seg_store_suspect,
                  .arg = j->segs },
         .ops = { ix_record, ix_alert, ix_released, j },
     };
@@ -774,6 +781,7 @@ tell_point(const struct journal *j, const struct point_rec *p,
         .age_ns = up > p->up_ns ? up - p->up_ns : 0,
         .kind = p->kind,
         .consistency = p->consistency,
+        .damaged = journal_seq_damaged(j, p->seq),
     };
     if (!(p->flags & POINT_TAGGED))
         return;

@@ -160,6 +160,7 @@ struct journal_point {
     uint64_t cut_no, seq, wall_ns;
     uint64_t age_ns; /* on this site's monotonic clock, downtime not counted */
     uint8_t kind, consistency; /* enum cut_kind */
+    bool damaged;              /* data that it needs is known to be lost */
     char tag[BATCH_TAG_MAX + 1];
 };
 
@@ -175,6 +176,17 @@ int journal_point_at(const struct journal *j, uint64_t wall_ns,
                      struct journal_point *out);
 int journal_point_oldest(const struct journal *j, struct journal_point *out);
 int journal_point_newest(const struct journal *j, struct journal_point *out);
+/* 0; -EUCLEAN: it needs damaged data, err names the range and a whole point.
+ * Such a point can be opened; reads of the range fail. */
+int journal_point_whole(const struct journal *j, const struct journal_point *p,
+                        struct err *err);
+/* Of all offered points; false: none is damaged. */
+struct journal_damage {
+    uint64_t points, first_cut, last_cut, first_wall_ns, last_wall_ns;
+    bool newest;    /* the newest point is one of them */
+    char what[160]; /* a range, in words */
+};
+bool journal_damage(const struct journal *j, struct journal_damage *out);
 
 /* --- views -------------------------------------------------------------- */
 

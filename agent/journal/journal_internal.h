@@ -4,6 +4,7 @@
 #ifndef HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
 #define HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
 
+#include "journal/damage.h"
 #include "journal/jindex.h"
 #include "journal/manifest.h"
 #include "journal/points.h"
@@ -82,6 +83,28 @@ struct jcare { /* footers and the points file; one job at a time */
     uint32_t gen;
     int seal_res, points_res;
     struct err err;
+};
+
+/* What a check of one segment found. */
+struct jhurts {
+    struct seg_hurt h[512]; /* then all of the rest */
+    size_t n;
+};
+
+struct jdamage {
+    struct damage_map *map; /* the walk's, while walking */
+    struct damage_span *spans;
+    size_t n_spans;
+    bool dirty; /* walk again from the beginning */
+    uint64_t promoted, at_ns;
+    size_t n_bad;
+    bool walking;
+    struct io_work work;
+    struct seg_store *store;
+    uint32_t *segs;
+    size_t n_segs, next_seg;
+    uint64_t to;
+    int res;
 };
 
 struct jretain {
@@ -185,7 +208,9 @@ struct journal {
     struct io_work open_work;
     int open_res;
     struct err open_err;
-    bool recovering, ready;
+    struct scrub *check; /* of something suspect */
+    struct jdamage damage;
+    bool recovering, ready, runs_suspect, man_afresh;
     struct err found; /* for an alert once it is open */
 
     struct journal_stats st;
@@ -222,6 +247,21 @@ int journal_note_batch(struct journal *j, const struct batch_view *v,
 /* care.c */
 void journal_care_kick(struct journal *j);
 void journal_seal_later(struct journal *j, struct jsegment *s);
+
+/* scrub.c: one segment, or (NULL) all runs. */
+void journal_check(struct journal *j, const uint32_t *seg);
+
+/* care_damage.c */
+void journal_damage_load(struct journal *j);
+void journal_damage_release(struct journal *j);
+void journal_damage_tick(struct journal *j);
+bool journal_seq_damaged(const struct journal *j, uint64_t seq);
+void journal_damage_hurt(void *hurts, const struct seg_hurt *h);
+/* A segment was verified: that is bad of it, and no more. */
+void
+journal_damage_found(struct journal *j, uint32_t no, const struct jhurts *v);
+bool journal_drop_run(struct journal *j, const struct run_info *info);
+void journal_write_afresh(struct journal *j, bool points);
 
 /* recover.c, on a worker. */
 int journal_recover(struct journal *j, struct err *err);

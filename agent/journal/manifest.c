@@ -221,6 +221,14 @@ f_record(struct field *f, struct man_rec *r)
         f_u64(f, &r->u.bad.off);
         f_u64(f, &r->u.bad.len);
         return;
+    case MAN_DAMAGE:
+        f_u32(f, &r->u.damage.seg);
+        f_u16(f, &r->u.damage.vol);
+        f_u64(f, &r->u.damage.seq);
+        f_u64(f, &r->u.damage.off);
+        f_u64(f, &r->u.damage.len);
+        return;
+    case MAN_MENDED: f_u32(f, &r->u.damage.seg); return;
     case MAN_QUOTA:
         f_u64(f, &r->u.quota.history_ns);
         f_u64(f, &r->u.quota.hard_limit);
@@ -305,7 +313,7 @@ man_rec_decode(const uint8_t *p, size_t len, uint64_t number, uint32_t prev_crc,
     if (get_le64(p + 16) != number || get_le32(p + 12) != prev_crc)
         return -EBADMSG;
     type = get_le16(p + 4);
-    if (type < MAN_GEOMETRY || type > MAN_GOOD || get_le16(p + 6) != 0)
+    if (type < MAN_GEOMETRY || type > MAN_MENDED || get_le16(p + 6) != 0)
         return -EPROTONOSUPPORT;
     r.type = (enum man_type)type;
     f = (struct field){ .r = p + MANIFEST_REC_HEADER, .left = get_le32(p + 8) };
@@ -437,6 +445,28 @@ apply_seg_seal(struct man_state *s, const struct man_seg *g)
     return 0;
 }
 
+static void
+mended(struct man_state *s, uint32_t no)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->n_damage; i++)
+        if (s->damage[i].seg != no)
+            s->damage[n++] = s->damage[i];
+    s->n_damage = n;
+}
+
+static int
+apply_damage(struct man_state *s, const struct man_damage *d)
+{
+    if (!man_state_seg(s, d->seg) || s->n_damage == MAN_DAMAGE_MAX)
+        return -EBADMSG;
+    if (grow(&s->damage, &s->cap_damage, s->n_damage, sizeof *s->damage) < 0)
+        return -ENOMEM;
+    s->damage[s->n_damage++] = *d;
+    return 0;
+}
+
 static int
 apply_seg_del(struct man_state *s, uint32_t no)
 {
@@ -444,6 +474,7 @@ apply_seg_del(struct man_state *s, uint32_t no)
 
     if (!m)
         return -EBADMSG;
+    mended(s, no);
     memmove(m, m + 1, (size_t)(s->segs + s->n_segs - (m + 1)) * sizeof *s->segs);
     s->n_segs--;
     return 0;
@@ -589,6 +620,8 @@ man_state_apply(struct man_state *s, const struct man_rec *r)
         s->bad[s->n_bad++] = r->u.bad;
         return 0;
     case MAN_GOOD: return apply_good(s, &r->u.bad);
+    case MAN_DAMAGE: return apply_damage(s, &r->u.damage);
+    case MAN_MENDED: mended(s, r->u.damage.seg); return 0;
     case MAN_QUOTA: s->quota = r->u.quota; return 0;
     case MAN_TAG: return apply_tag(s, &r->u.tag);
     case MAN_UPTIME:
@@ -606,6 +639,7 @@ man_state_release(struct man_state *s)
     free(s->runs);
     free(s->views);
     free(s->bad);
+    free(s->damage);
     for (size_t i = 0; i < s->n_tags; i++)
         free(s->tags[i]);
     free(s->tags);
@@ -762,6 +796,8 @@ snapshot(const struct man_state *s, struct buf *b, uint64_t *number,
         PUT(.type = MAN_PIN_ADD, .u.view = s->views[i]);
     for (size_t i = 0; i < s->n_bad; i++)
         PUT(.type = MAN_BAD, .u.bad = s->bad[i]);
+    for (size_t i = 0; i < s->n_damage; i++)
+        PUT(.type = MAN_DAMAGE, .u.damage = s->damage[i]);
     for (size_t i = 0; i < s->n_tags; i++)
         PUT(.type = MAN_TAG, .u.tag = *s->tags[i]);
 #undef PUT

@@ -50,7 +50,9 @@ enum man_type {
     MAN_QUOTA = 16,
     MAN_TAG = 17,
     MAN_UPTIME = 18,
-    MAN_GOOD = 19, /* takes back a BAD of exactly this range */
+    MAN_GOOD = 19,   /* takes back a BAD of exactly this range */
+    MAN_DAMAGE = 20, /* part of a segment that fails its checksum */
+    MAN_MENDED = 21, /* takes back all DAMAGE of a segment */
 };
 
 /* Where a lane's offering stands (I19); kept with each sealed segment. */
@@ -83,6 +85,17 @@ struct man_bad {
     uint16_t vol;
     uint64_t off, len;
 };
+/* What entry seq wrote there cannot be had any more.  vol MAN_ALL_VOLUMES: nor
+ * is it known what it, and those behind it in the segment, wrote. */
+enum {
+    MAN_ALL_VOLUMES = UINT16_MAX,
+    MAN_DAMAGE_MAX = 4096
+};
+struct man_damage {
+    uint32_t seg;
+    uint16_t vol;
+    uint64_t seq, off, len;
+};
 struct man_quota {
     uint64_t history_ns, hard_limit, warn;
 };
@@ -108,6 +121,7 @@ struct man_rec {
             uint64_t base_seq;
         } base; /* PIN_DEL (id), VIEW_BASE */
         struct man_bad bad;
+        struct man_damage damage; /* MENDED: seg */
         struct man_quota quota;
         struct man_tag tag;
         struct {
@@ -155,6 +169,8 @@ struct man_state {
     size_t n_views, cap_views;
     struct man_bad *bad;
     size_t n_bad, cap_bad;
+    struct man_damage *damage;
+    size_t n_damage, cap_damage;
     struct man_quota quota;
     struct man_tag **tags; /* by cut_no */
     size_t n_tags, cap_tags;

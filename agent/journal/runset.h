@@ -56,6 +56,8 @@ struct segment_ops {
     int (*locate)(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
                   uint32_t len, struct seg_slice *out, struct err *err);
     void (*put)(void *arg, struct seg_slice *s);
+    /* What was read of a segment is damaged: have a look at it.  May be NULL. */
+    void (*suspect)(void *arg, uint32_t seg);
     void *arg;
 };
 

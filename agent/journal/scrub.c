@@ -50,6 +50,10 @@ struct scrub {
     struct io_work work;
     struct io_timer pause;
     uint64_t began_ns;
+    struct scrub **slot;  /* in the journal */
+    struct jhurts *hurts; /* of the segment at hand */
+    size_t object;        /* the one at hand, and whether it was bad */
+    bool object_bad;
     bool held;
     uint32_t hold;
     void (*done)(void *arg, int res, const struct journal_scrub_result *r);
@@ -75,6 +79,15 @@ found_bad(void *arg, const char *what)
         s->tell(s->arg, what);
     if (s->n_told < SCRUB_ALERTS_MAX)
         (void)snprintf(s->told[s->n_told++], sizeof s->told[0], "%s", what);
+}
+
+static void
+found_hurt(void *arg, const struct seg_hurt *h)
+{
+    struct scrub *s = arg;
+
+    if (s->hurts)
+        journal_damage_hurt(s->hurts, h);
 }
 
 /* Take the lists of objects out of a state. */
@@ -110,6 +123,7 @@ scrub_release(struct scrub *s)
 {
     free(s->segs);
     free(s->runs);
+    free(s->hurts);
 }
 
 /* A rewrite stopped between its two renames leaves manifest.old alone. */
@@ -206,7 +220,9 @@ check_segment(struct scrub *s, const struct man_seg *m)
                            .footer_off = m->sealed ? m->footer_off : 0,
                            .end = m->sealed ? m->end : 0,
                            .last_seq = m->last_seq };
-    struct seg_verify v = { .bad = found_bad, .arg = s };
+    struct seg_verify v = {
+        .bad = found_bad, .hurt = found_hurt, .arg = s, .mend = s->j != NULL
+    };
     uint64_t before = s->result.bad;
 
     p.header = (struct seg_header){ .vpg = s->vpg,
@@ -422,7 +438,12 @@ journal_scrub_files(struct io_loop *loop, const char *dir,
 static void
 scrub_work(struct io_work *w)
 {
-    check_object(container_of(w, struct scrub, work));
+    struct scrub *s = container_of(w, struct scrub, work);
+    uint64_t bad = s->result.bad;
+
+    s->hurts->n = 0;
+    check_object(s);
+    s->object_bad = s->result.bad != bad;
 }
 
 /* Keep what the object needs; false: it is gone, or belongs to recovery. */
@@ -461,13 +482,28 @@ scrub_end(struct scrub *s)
                 s->told[i]);
         journal_alert(j, &e);
     }
-    j->scrub = NULL;
+    *s->slot = NULL;
     io_timer_stop(&s->pause);
     s->result.percent = j->closing ? scrub_percent(s) : 100;
-    s->done(s->arg, j->closing ? -ECANCELED : 0, &s->result);
+    if (s->done)
+        s->done(s->arg, j->closing ? -ECANCELED : 0, &s->result);
     scrub_release(s);
     free(s);
     journal_job_done(j);
+}
+
+/* The object that was looked at: record what is lost, make anew what can be. */
+static void
+scrub_act(struct scrub *s, size_t i)
+{
+    size_t run = SCRUB_FILES + s->n_segs;
+
+    if (i >= SCRUB_FILES && i < run)
+        journal_damage_found(s->j, s->segs[i - SCRUB_FILES].no, s->hurts);
+    else if (i >= run && i < run + s->n_runs && s->object_bad)
+        (void)journal_drop_run(s->j, &s->runs[i - run]);
+    else if (i < SCRUB_FILES && s->object_bad)
+        journal_write_afresh(s->j, i == SCRUB_POINTS);
 }
 
 static void
@@ -475,6 +511,7 @@ scrub_go(struct scrub *s)
 {
     while (!s->j->closing && s->next < scrub_objects(s)) {
         if (scrub_hold(s, s->next)) {
+            s->object = s->next;
             s->began_ns = io_mono_fresh(s->loop);
             io_work_submit(s->loop, &s->work);
             return;
@@ -488,11 +525,11 @@ static void
 scrub_work_done(struct io_work *w)
 {
     struct scrub *s = container_of(w, struct scrub, work);
-
     uint64_t took = io_mono_fresh(s->loop) - s->began_ns;
 
     if (s->held)
         jindex_unhold(s->j->ix, s->hold);
+    scrub_act(s, s->object);
     s->shown = s->result;
     s->shown.percent = scrub_percent(s);
     io_timer_set(&s->pause, MIN(took, SCRUB_PAUSE_MAX));
@@ -513,6 +550,30 @@ journal_scrub_progress(const struct journal *j, struct journal_scrub_result *out
     return true;
 }
 
+static struct scrub *
+scrub_new(struct journal *j, struct scrub **slot)
+{
+    struct scrub *s = calloc(1, sizeof *s);
+
+    if (s)
+        s->hurts = calloc(1, sizeof *s->hurts);
+    if (!s || !s->hurts || scrub_list(s, &j->man.state) < 0) {
+        if (s)
+            scrub_release(s);
+        free(s);
+        return NULL;
+    }
+    s->loop = j->loop;
+    s->dir = j->dir;
+    s->j = j;
+    s->slot = slot;
+    s->work.run = scrub_work;
+    s->work.done = scrub_work_done;
+    io_timer_init(&s->pause, j->loop, scrub_paused);
+    *slot = s;
+    return s;
+}
+
 void
 journal_scrub(struct journal *j,
               void (*done)(void *arg, int res,
@@ -527,25 +588,34 @@ journal_scrub(struct journal *j,
         done(arg, j->closing ? -ECANCELED : -EBUSY, &none);
         return;
     }
-    s = calloc(1, sizeof *s);
-    if (!s || scrub_list(s, &j->man.state) < 0) {
-        if (s)
-            scrub_release(s);
-        free(s);
+    s = scrub_new(j, &j->scrub);
+    if (!s) {
         done(arg, -ENOMEM, &none);
         return;
     }
     jindex_stats(j->ix, &ix);
     s->total_bytes += ix.replica_bytes;
-    j->scrub = s;
-    s->loop = j->loop;
-    s->dir = j->dir;
-    s->j = j;
     s->done = done;
     s->arg = arg;
-    s->work.run = scrub_work;
-    s->work.done = scrub_work_done;
-    io_timer_init(&s->pause, j->loop, scrub_paused);
+    j->jobs++;
+    scrub_go(s);
+}
+
+void
+journal_check(struct journal *j, const uint32_t *seg)
+{
+    struct scrub *s = scrub_new(j, &j->check);
+    size_t n = 0;
+
+    if (!s)
+        return; /* what reads it next suspects it again */
+    for (size_t i = 0; i < s->n_segs; i++)
+        if (seg && s->segs[i].no == *seg)
+            s->segs[n++] = s->segs[i];
+    s->n_segs = n;
+    s->n_runs = seg ? 0 : s->n_runs;
+    s->n_vols = 0;
+    s->next = SCRUB_FILES;
     j->jobs++;
     scrub_go(s);
 }

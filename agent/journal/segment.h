@@ -198,14 +198,25 @@ int seg_store_read_chunk(void *arg, uint32_t seg, uint32_t chunk, uint8_t *out,
 int seg_store_locate(void *arg, uint32_t seg, uint32_t chunk, uint32_t off,
                      uint32_t len, struct seg_slice *out, struct err *err);
 void seg_store_put(void *arg, struct seg_slice *s);
+void seg_store_suspect(void *arg, uint32_t seg);
+/* One that was suspected and is not any more: its number; false: none. */
+bool seg_store_suspected(struct seg_store *s, uint32_t *out_no);
 
 /* Read and check a whole segment as a scrub does: header, every batch with its
  * bodies and chain, footer against the batches.  bad(arg, sentence) for each
  * damage; returns how many, or negative errno when it cannot be read at all. */
+struct seg_hurt { /* what entry seq wrote there is damaged */
+    uint64_t seq;
+    uint16_t vol;
+    uint64_t off, len; /* bytes */
+    bool all;          /* not known what, nor of those behind it */
+};
 struct seg_verify {
     uint64_t batches, chunks, bytes;
     void (*bad)(void *arg, const char *what);
+    void (*hurt)(void *arg, const struct seg_hurt *h); /* may be NULL */
     void *arg;
+    bool mend; /* write a damaged footer anew when all batches are sound */
 };
 int segment_verify(struct io_loop *loop, const char *dir,
                    const struct seg_place *p, struct seg_verify *v);

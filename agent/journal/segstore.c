@@ -16,6 +16,7 @@
 #include "common/list.h"
 
 struct slot {
+    bool suspect; /* what was read of it was damaged */
     struct seg_place place;
     /* store->lock: */
     unsigned refs;
@@ -40,6 +41,7 @@ struct slot_batch { /* a batch of a sealed segment, as far as needed */
 };
 
 struct seg_store {
+    unsigned n_suspects;
     struct io_loop *loop;
     char *dir;
     struct vpg_id vpg;
@@ -732,6 +734,41 @@ seg_store_put(void *arg, struct seg_slice *s)
 {
     slot_put(arg, s->hold);
     s->hold = NULL;
+}
+
+void
+seg_store_suspect(void *arg, uint32_t seg)
+{
+    struct seg_store *s = arg;
+    size_t i;
+
+    pthread_mutex_lock(&s->lock);
+    i = slot_index(s, seg);
+    if (i < s->n && s->slots[i]->place.no == seg && !s->slots[i]->suspect) {
+        s->slots[i]->suspect = true;
+        s->n_suspects++;
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool
+seg_store_suspected(struct seg_store *s, uint32_t *out_no)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; s->n_suspects > 0 && i < s->n && !found; i++) {
+        found = s->slots[i]->suspect;
+        if (found)
+            *out_no = s->slots[i]->place.no;
+        s->slots[i]->suspect = false;
+    }
+    if (found)
+        s->n_suspects--;
+    else
+        s->n_suspects = 0; /* the others were dropped */
+    pthread_mutex_unlock(&s->lock);
+    return found;
 }
 
 static int

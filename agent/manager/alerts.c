@@ -228,6 +228,7 @@ name_code(const char *code, struct condition *c)
         { "JNL-0051", "HF0007", "Vpg", ERROR },
         { "JNL-0055", "HF0009", "Vpg", WARNING },
         { "JNL-0056", "HF0009", "Vpg", WARNING },
+        { "JNL-0058", "HF0007", "Vpg", ERROR },
         { "JNL-0061", "HF0007", "Vpg", ERROR },
     };
 
@@ -264,6 +265,39 @@ target_alerts(struct manager *m, const struct vpg *v)
         (void)snprintf(what, sizeof what, "journal.%.15s", code);
         note(m, &c, key_of(&v->id.u, what, key), "VPG %s: %s", v->name, message);
     }
+}
+
+/* Which points are lost for the time being, and the way out. */
+static void
+damage_alert(struct manager *m, const struct vpg *v)
+{
+    struct condition c = { .help = "HF0007",
+                           .entity = "Vpg",
+                           .level = ERROR,
+                           .vpg = v,
+                           .code = "JNL-0015" };
+    const cJSON *d = json_get(vpgs_last_target(m, v), "Damage");
+    const char *first = "", *last = "", *from = "", *to = "", *what = "";
+    char key[KEY_SIZE];
+    uint64_t n = 0;
+    bool newest = false;
+
+    if (json_u64(d, "Checkpoints", JSON_REQUIRED, 1, JSON_INT_MAX, &n, NULL) != 1)
+        return;
+    (void)json_str(d, "First", JSON_OPTIONAL, &first, NULL);
+    (void)json_str(d, "Last", JSON_OPTIONAL, &last, NULL);
+    (void)json_str(d, "FirstTimeStamp", JSON_OPTIONAL, &from, NULL);
+    (void)json_str(d, "LastTimeStamp", JSON_OPTIONAL, &to, NULL);
+    (void)json_str(d, "What", JSON_OPTIONAL, &what, NULL);
+    (void)json_bool(d, "Newest", JSON_OPTIONAL, &newest, NULL);
+    note(m, &c, key_of(&v->id.u, "damage", key),
+         "VPG %s: %llu points, %s to %s (%s to %s), need data that is damaged at the recovery site: %s. %s",
+         v->name, (unsigned long long)n, first, last, from, to, what,
+         newest
+             ? "The newest point is one of them, and so will be all new ones until that data is written again: "
+               "look at the disk of the store, then run holdfast sync, after which new points are whole"
+             : "Newer points are whole: use those; the damaged ones leave with the history. Look at the disk of the "
+               "store");
 }
 
 /* --- other programs, certificates ---------------------------------------------------------------- */
@@ -395,6 +429,7 @@ alerts_tick(struct manager *m)
         history_alert(m, v, &f);
         state_alert(m, v, &f);
         target_alerts(m, v);
+        damage_alert(m, v);
     }
     list_for_each (pos, &m->replicators)
         replicator_alerts(m, list_entry(pos, struct replicator, link));

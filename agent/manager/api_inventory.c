@@ -528,7 +528,7 @@ put_datastore(struct json_writer *w, const struct replicator *r,
     unsigned incoming = 0;
     const cJSON *t;
 
-    used[1] = number(store, "KeptReplicasInBytes");
+    used[1] = json_u64_or(store, "KeptReplicasInBytes", 0);
     cJSON_ArrayForEach (t, json_get(r->status, "Targets")) {
         if (strcmp(json_str_or(t, "StoreIdentifier", ""),
                    json_str_or(store, "StoreIdentifier", "")) != 0)

@@ -328,11 +328,19 @@ static cJSON *
 view_params(struct http_req *rq, const struct vpg *v, const cJSON *body)
 {
     cJSON *params = cJSON_CreateObject(), *numbers;
+    struct err err = ERR_INIT;
+    bool damaged = false;
 
     if (!params || !read_point(rq, body, params)) {
         cJSON_Delete(params);
         return NULL;
     }
+    if (json_bool(body, "AllowDamaged", JSON_OPTIONAL, &damaged, &err) < 0) {
+        http_reply_err(rq, 400, &err);
+        cJSON_Delete(params);
+        return NULL;
+    }
+    (void)cJSON_AddBoolToObject(params, "AllowDamaged", damaged);
     numbers = pick_volumes(rq, v, body);
     if (!numbers) {
         cJSON_Delete(params);
@@ -564,13 +572,13 @@ const struct http_route api_point_routes[] = {
     { "GET", ONE "/checkpoints/{checkpoint}", PRIV_VIEWER, 0, checkpoint_get,
       "One of them, by its number; 404 with REP-0016: not listed (yet), 409 with REP-0022: lost, it will never be." },
     { "POST", ONE "/FailoverTest", PRIV_TEST_FAILOVER, 0, failover_test,
-      "Open all volumes as of a point, writable on scratch: {CheckpointIdentifier, VmIdentifiers[]}; a task." },
+      "Open all volumes as of a point, writable on scratch: {CheckpointIdentifier, VmIdentifiers[], AllowDamaged}; a task." },
     { "POST", ONE "/FailoverTestStop", PRIV_TEST_FAILOVER, 0, failover_test_stop,
       "Close them: {FailoverTestSuccess, FailoverTestSummary}; a task." },
     { "GET", ONE "/views", PRIV_VIEWER, 0, views_get,
       "Open views, one row a volume, with NbdUri." },
     { "POST", ONE "/views", PRIV_TEST_FAILOVER, 0, views_post,
-      "Open one: {CheckpointIdentifier or TimeStamp, VmIdentifiers[]}; a task, whose guid is the ViewIdentifier." },
+      "Open one: {CheckpointIdentifier or TimeStamp, VmIdentifiers[], AllowDamaged}; a task, whose guid is the ViewIdentifier." },
     { "POST", ONE "/scrub", PRIV_MANAGE_VPG, 0, scrub,
       "Read and verify its journal; a task with Progress and Scrub{Segments, Batches, Chunks, Runs, Replicas, Bytes, Bad, "
       "FirstBad}, which fails when something is bad." },

@@ -75,6 +75,7 @@ put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
     json_put_bool(w, "Vss", kind && strcmp(kind, "Application") == 0);
     json_put_str_or_null(w, "Kind", kind);
     json_put_str_or_null(w, "Consistency", json_str_or(c, "Consistency", NULL));
+    json_put_bool(w, "Damaged", cJSON_IsTrue(json_get(c, "Damaged")));
     json_put_null(w, "KeptUntil");
     json_put_null(w, "Verdict");
     json_put_null(w, "Note");

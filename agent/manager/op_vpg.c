@@ -482,6 +482,7 @@ open_view(struct op *op, const char *mode)
     json_open_obj(&w, NULL);
     json_put_uuid(&w, "ViewIdentifier", &op->id);
     json_put_str(&w, "Mode", mode);
+    json_put_bool(&w, "AllowDamaged", param_true(op, "AllowDamaged"));
     if (point)
         json_put_str(&w, "CheckpointIdentifier", point);
     else

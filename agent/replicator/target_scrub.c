@@ -45,11 +45,32 @@ scrub_reply(struct ctl_call *c, const struct target *t)
     ctl_reply(c, 200, &out);
 }
 
+/* All has been read and is good: what was told of damage is over. */
+static void
+forget_damage(struct target *t)
+{
+    static const enum err_code codes[] = { ERR_JNL_0003, ERR_JNL_0051,
+                                           ERR_JNL_0061 };
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < t->n_alerts; i++) {
+        bool over = false;
+
+        for (size_t k = 0; k < ARRAY_SIZE(codes); k++)
+            over |= t->alerts[i].err.code == codes[k];
+        if (!over)
+            t->alerts[n++] = t->alerts[i];
+    }
+    t->n_alerts = n;
+}
+
 static void
 scrubbed(void *arg, int res, const struct journal_scrub_result *r)
 {
     struct target *t = arg;
 
+    if (res == 0 && r->bad == 0)
+        forget_damage(t);
     t->scrub.state = res < 0 ? SCRUB_FAILED : SCRUB_DONE;
     t->scrub.result = *r;
     if (res < 0)

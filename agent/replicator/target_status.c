@@ -25,6 +25,7 @@ point_json(struct json_writer *w, const char *name,
         json_put_null(w, "Tag");
     json_put_str(w, "Kind", p->kind < ARRAY_SIZE(kinds) ? kinds[p->kind] : "");
     json_put_str(w, "Consistency", p->consistency ? "Application" : "Crash");
+    json_put_bool(w, "Damaged", p->damaged);
     json_close_obj(w);
 }
 
@@ -171,6 +172,27 @@ alerts_json(struct target *t, struct json_writer *w)
     json_close_array(w);
 }
 
+/* The points that need damaged data; null: none. */
+static void
+damage_json(const struct target *t, struct json_writer *w)
+{
+    struct journal_damage d;
+
+    if (!t->journal || !journal_damage(t->journal, &d)) {
+        json_put_null(w, "Damage");
+        return;
+    }
+    json_open_obj(w, "Damage");
+    json_put_u64(w, "Checkpoints", d.points);
+    json_put_u64_text(w, "First", d.first_cut);
+    json_put_time(w, "FirstTimeStamp", d.first_wall_ns);
+    json_put_u64_text(w, "Last", d.last_cut);
+    json_put_time(w, "LastTimeStamp", d.last_wall_ns);
+    json_put_bool(w, "Newest", d.newest);
+    json_put_str(w, "What", d.what);
+    json_close_obj(w);
+}
+
 void
 target_status_json(struct target *t, struct json_writer *w)
 {
@@ -218,6 +240,7 @@ target_status_json(struct target *t, struct json_writer *w)
     json_put_u64(w, "ActualHistorySeconds", st.history_ns / NSEC_PER_SEC);
     json_put_u64(w, "ReceivedBytesTotal", rs.received_bytes);
     alerts_json(t, w);
+    damage_json(t, w);
     json_open_array(w, "Views");
     list_for_each (l, &t->views) {
         struct target_view *tv = list_entry(l, struct target_view, link);

@@ -286,6 +286,7 @@ view_point(struct target *t, const cJSON *body, uint64_t *out_cut,
     const char *text = NULL;
     struct journal_point p;
     uint64_t cut, wall_ns = 0;
+    bool damaged = false;
 
     if (json_str(body, "CheckpointIdentifier", JSON_OPTIONAL, &text, err) < 0 ||
         json_time(body, "TimeStamp", &wall_ns, err) < 0)
@@ -307,7 +308,9 @@ view_point(struct target *t, const cJSON *body, uint64_t *out_cut,
                        "VPG %s has no checkpoint yet", t->name);
     }
     *out_cut = p.cut_no;
-    return 0;
+    if (json_bool(body, "AllowDamaged", JSON_OPTIONAL, &damaged, err) < 0)
+        return -EINVAL;
+    return damaged ? 0 : journal_point_whole(t->journal, &p, err);
 }
 
 static int

@@ -186,9 +186,9 @@ def views(it):
 class View:
     """A mounted view; uri["files"] is the NBD address of ledger/files."""
 
-    def __init__(self, it, point=None, stamp=None, seconds=30):
+    def __init__(self, it, point=None, stamp=None, seconds=30, **more):
         self.it = it
-        body = {}
+        body = dict(more)
         if point is not None:
             body["CheckpointIdentifier"] = str(
                 point["CheckpointIdentifier"] if isinstance(point, dict) else point)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-# limit: 400
+# limit: 700
 """A journal that is truncated, flipped or full, and disks that are: a clear error
 with a code, everything else untouched, nothing offered that is not true, and on
 again by itself when the reason is gone.  Codes that must be told: JNL-0003,
@@ -230,7 +230,8 @@ def damaged_data(it, other):
         check("a flipped byte of a segment: the scrub finds it and names the file", found["Bad"] >= 1
               and os.path.basename(segment) in found["FirstBad"], found)
         d.told("JNL-0061")
-        with View(it, points(it)[-1]) as v:
+        damaged = told_points(it)
+        with View(it, damaged[-1], AllowDamaged=True) as v:
             bad = 0
             for n in range(48):
                 try:
@@ -242,7 +243,56 @@ def damaged_data(it, other):
                     bad += 1
             check("only the damaged place is lost", 1 <= bad <= 2, bad)
         others_go_on(it, other)
+        synced_again(it)
+    found = scrub(it)
+    check("mended: nothing is bad", found["Bad"] == 0, found)
+    wait_until("no point to be marked any more", lambda: not [c for c in points(it) if c["Damaged"]], 30)
     alike(it, "after the flipped segment")
+
+
+def told_points(it):
+    """The points that need it are marked in every list, an alert says so, and opening one is refused."""
+    damaged = wait_until("points to be marked", lambda: [c for c in points(it) if c["Damaged"]], 30)
+    whole = [c for c in points(it) if not c["Damaged"]]
+    rows = cli_json(it, "points", "ledger", "--limit", "0")["rows"]
+    marked = {r["point"] for r in rows if r["damaged"]}
+    check("holdfast points marks the same", {c["CheckpointIdentifier"] for c in damaged} <= marked
+          and not marked & {c["CheckpointIdentifier"] for c in whole}, marked)
+    check("in text, too", "!" in cli(it, "points", "ledger").stdout)
+    worst = damaged[-1]["CheckpointIdentifier"]
+    for path in ("views", "FailoverTest"):
+        refused_task(it, path, worst)
+    out = cli(it, "view", "ledger", "--point", worst, ok=(1,))
+    check("holdfast view refuses it with the way out", "JNL-0015" in out.stderr and "bytes at offset" in out.stderr,
+          out.stderr)
+    row = cli_json(it, "view", "ledger", "--point", worst, "--damaged")["rows"][0]
+    cli(it, "unview", "ledger", row["id"])
+
+    def alert():
+        return [a for a in it.paris.api.get("/v1/alerts?level=Error&helpIdentifier=HF0007") if a["Code"] == "JNL-0015"]
+    text = wait_until("the alert", alert, 20)[0]["Description"]
+    check("an error says which points, what, and what to do", worst in text and "bytes at offset" in text
+          and "holdfast sync" in text, text)
+    return damaged
+
+
+def refused_task(it, path, point):
+    try:
+        it.paris.api.do("POST", "/v1/vpgs/%s/%s" % (it.vpg_id, path), {"CheckpointIdentifier": point})
+    except hflab.LabError as e:
+        check("%s of a damaged point is refused, and says what is lost" % path, "JNL-0015" in str(e)
+              and "bytes at offset" in str(e), e)
+    else:
+        raise Failed("%s opened a damaged point" % path)
+
+
+def synced_again(it):
+    """The way out that the alert names: a sync, after which new points are whole and the alert says so."""
+    it.london.api.do("POST", "/v1/vpgs/%s/forcesync" % it.vpg_id, {})
+    wait_until("a whole point", lambda: not points(it)[-1]["Damaged"], 60)
+    point = alike(it, "after the sync that mends")
+    check("the new point is whole", not point["Damaged"])
+    check("the damaged ones still are", [c for c in points(it) if c["Damaged"]])
 
 
 def cut_segment(it):

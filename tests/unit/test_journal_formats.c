@@ -230,7 +230,7 @@ static void
 manifest_format(void **state)
 {
     struct man_header h = { .lane = 4, .first_number = 42, .prev_crc = 6 }, hb;
-    static struct man_rec all[20];
+    static struct man_rec all[MAN_MENDED + 1];
     size_t n = 0, len, used;
     uint8_t b[4096];
     char hex[2 * 24 + 1];
@@ -245,7 +245,7 @@ manifest_format(void **state)
     cut_and_flip(b, MANIFEST_HEADER, decode_man_header);
 
     memset(all, 0, sizeof all);
-    for (unsigned type = MAN_GEOMETRY; type <= MAN_GOOD; type++)
+    for (unsigned type = MAN_GEOMETRY; type <= MAN_MENDED; type++)
         all[n++].type = (enum man_type)type;
     all[MAN_GEOMETRY - 1].u.volume = (struct journal_volume){ 3, GIB };
     all[MAN_SEG_NEW - 1].u.seg = (struct man_seg){ .no = 5, .size = MIB };

@@ -250,6 +250,8 @@ point_body(struct app *a, const struct vpg_found *f, const char *point,
     json_open_obj(&w, NULL);
     if (point[0])
         json_put_str(&w, "CheckpointIdentifier", point);
+    if (a->opt.damaged)
+        json_put_bool(&w, "AllowDamaged", true);
     json_open_array(&w, "VmIdentifiers");
     for (size_t i = 0; i < a->opt.vm.n && rc == 0; i++)
         rc = put_vm(vms, f, a->opt.vm.v[i], &w, err);

@@ -29,6 +29,8 @@ const struct option_def option_defs[] = {
     { "to", "TIME", AT(to), false, G_RANGE, "not newer than this" },
     { "point", "POINT", AT(point), false, G_POINT,
       "latest (default), oldest, a number, a name, or a time: the newest point not after it" },
+    { "damaged", NULL, AT(damaged), false, G_POINT,
+      "also a point that needs damaged data; reads of that fail" },
     { "at", "TIME", AT(at), false, G_AT, "the newest point not after this moment" },
     { "vm", "NAME", AT(vm), true, G_VMS, "this VM; may be repeated" },
     { "wait", NULL, AT(wait), false, G_ACT, "until the task has ended (default)" },

@@ -46,7 +46,7 @@ struct values {
 
 struct options {
     bool help, version, wide, wait, no_wait, failed, keep_replicas, force, all;
-    bool ignore_space;
+    bool ignore_space, damaged;
     struct values config, vm;
     const char *ctx, *output, *filter, *sort, *columns, *reason, *confirm;
     const char *point, *at, *from, *to, *limit, *timeout;

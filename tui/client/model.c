@@ -551,6 +551,10 @@ model_points(const struct model *m, struct rows *out)
         set_lower(out, "consistent", p, "Consistency");
         set_str(out, "point", p, "CheckpointIdentifier");
         set_str(out, "note", p, "Tag");
+        rows_set_bool(out, "damaged", cJSON_IsTrue(json_get(p, "Damaged")));
+        rows_set_number(out, "severity",
+                        cJSON_IsTrue(json_get(p, "Damaged")) ? SEV_CRITICAL
+                                                             : SEV_GOOD);
     }
 }
 

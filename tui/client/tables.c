@@ -98,11 +98,13 @@ static const struct column vms_columns[] = {
 TABLE("vms", vms, "name", "No VM matches.");
 
 static const struct column points_columns[] = {
+    { "severity", "", FMT_SIGN, 100, 0 },
     { "time", "TIME (UTC)", FMT_MOMENT, 100, 0 },
     { "age", "AGE", FMT_DURATION, 90, 0 },
     { "kind", "KIND", FMT_TEXT, 60, 4 },
     { "consistent", "CONSISTENT", FMT_TEXT, 50, 0 },
     { "point", "POINT", FMT_TEXT, 95, 0 },
+    { "damaged", "DAMAGED", FMT_BOOL, 96, 0 },
     { "note", "NOTE", FMT_TEXT, 99, 12 },
 };
 TABLE("points", points, "-time", "No point matches.");
