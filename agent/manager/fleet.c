@@ -460,6 +460,7 @@ struct errand {
     struct uuid subject;
     uint64_t number;
     char *body; /* what was sent */
+    uint64_t sent_ms;
 };
 
 static void
@@ -577,8 +578,10 @@ errand_done(struct rpc *rpc)
     } else if (r) {
         pushed(m, r, e);
     }
+    /* What was asked before the last deletion may still show what that took
+     * away itself. */
     if (r && rpc->rc == 0)
-        run_errands(m, r, e->what == POLL);
+        run_errands(m, r, e->what == POLL && e->sent_ms > m->vpg_removed_ms);
     free(e->body);
     free(e);
 }
@@ -596,6 +599,7 @@ send_errand(struct manager *m, struct replicator *r, const char *method,
     e->m = m;
     e->replicator = r->id;
     e->body = body ? strdup((const char *)body->data) : NULL;
+    e->sent_ms = http_loop_now_ms();
     if (fleet_call(m, r, method, path, body, errand_done, e, &err) < 0) {
         free(e->body);
         free(e);

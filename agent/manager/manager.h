@@ -115,6 +115,7 @@ struct manager {
     struct uuid site, self;
     char site_name[NAME_SIZE], advertise[256];
     struct list replicators, peers, vpgs, ops, drafts;
+    uint64_t vpg_removed_ms; /* http_loop_now_ms() of the last that went */
     struct event *tick;
     uint64_t started_ms;
     unsigned n_event;

@@ -136,6 +136,7 @@ vpgs_remove(struct manager *m, struct vpg *v, bool keep_replicas,
     }
     rc = catalog_commit(m->catalog, err);
     if (rc == 0) {
+        m->vpg_removed_ms = http_loop_now_ms();
         list_del(&v->link);
         vpg_free(v);
     }

@@ -738,7 +738,7 @@ def test_late_delete(a, b, fa, fb):
         b.login()
         wait_until("the late cleanup", lambda: v not in fb.targets and not b.call("GET", "/vpgs"))
         gone = [t for m, t in fb.calls if m == "DELETE" and v in t]
-        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}"])
+        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}&force=true"])
         wait_until("its replicator", lambda: b.call("GET", "/vras")[0]["LinkState"] == "Connected")
         wait_until("the link", lambda: a.call("GET", "/peersites")[0]["LinkState"] == "Connected")
         v = create()
@@ -750,7 +750,7 @@ def test_late_delete(a, b, fa, fb):
         fb.away = False
         wait_until("the late cleanup", lambda: v not in fb.targets)
         gone = [t for m, t in fb.calls if m == "DELETE" and v in t]
-        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}"])
+        same(gone, [f"/control/v1/targets/{v}?keepReplicas={str(keep).lower()}&force=true"])
 
 
 def test_delete(a, b, fa, fb, v):
