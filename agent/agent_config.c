@@ -205,20 +205,8 @@ static const struct config_table table = {
     .options = options,
     .n = ARRAY_SIZE(options),
     .size = sizeof(struct agent_config),
+    .check = agent_config_check,
 };
-
-/* What no single option can say. */
-static int
-check_whole(const struct agent_config *cfg, struct err *err)
-{
-    if (cfg->roles.n == 0)
-        return err_set(err, -EINVAL, ERR_CFG_0004,
-                       "%s: roles: at least one is needed", cfg->path);
-    if (!cfg->state_dir[0])
-        return err_set(err, -EINVAL, ERR_CFG_0003, "%s: state_dir: empty",
-                       cfg->path);
-    return 0;
-}
 
 static int
 finish(const char *path, struct agent_config *cfg, struct err *err)
@@ -231,15 +219,13 @@ finish(const char *path, struct agent_config *cfg, struct err *err)
         agent_config_release(cfg);
         return -EPROTONOSUPPORT;
     }
-    int rc;
+    int rc = 0;
 
     cfg->path = realpath(path, NULL);
     if (!cfg->path)
         cfg->path = strdup(path);
     if (!cfg->path)
         rc = err_set(err, -ENOMEM, ERR_GEN_0002, "configuration: out of memory");
-    else
-        rc = check_whole(cfg, err);
     if (rc < 0)
         agent_config_release(cfg);
     return rc;

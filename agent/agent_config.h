@@ -97,6 +97,8 @@ int agent_config_load(const char *path, struct agent_config *out_cfg,
 /* From text; path is used in messages and kept. */
 int agent_config_parse(const char *text, const char *path,
                        struct agent_config *out_cfg, struct err *err);
+/* How the options fit together: of the table, for config_load(). */
+int agent_config_check(const void *values, const struct config_source *from);
 void agent_config_release(struct agent_config *cfg);
 int agent_config_print(const struct agent_config *cfg, struct buf *out);
 int agent_config_sample(struct buf *out);

@@ -4,6 +4,7 @@
 #include "common/config.h"
 
 #include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -354,6 +355,38 @@ place_of(const struct reader *r, const config_setting_t *s, const char *path)
                            .err = r->err };
 }
 
+struct config_source {
+    const struct reader *reader;
+    const config_t *cfg;
+};
+
+unsigned
+config_line(const struct config_source *from, const char *path)
+{
+    const config_setting_t *s = config_lookup(from->cfg, path);
+
+    return s ? config_setting_source_line(s) : 0;
+}
+
+int
+config_refuse(const struct config_source *from, const char *path,
+              enum err_code code, const char *fmt, ...)
+{
+    const config_setting_t *s = config_lookup(from->cfg, path);
+    struct place p = { .file = from->reader->name,
+                       .path = path,
+                       .err = from->reader->err };
+    char what[ERR_MSG_MAX];
+    va_list ap;
+
+    va_start(ap, fmt);
+    (void)vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    if (s)
+        p = place_of(from->reader, s, path);
+    return complain(&p, code, what);
+}
+
 static int read_group(const struct reader *r, const config_setting_t *group,
                       const struct config_option *options, size_t n,
                       const char *prefix, void *values);
@@ -596,6 +629,8 @@ read_all(const config_t *cfg, const struct reader *r,
         return rc;
     rc = read_group(r, config_root_setting(cfg), table->options, table->n, "",
                     out);
+    if (rc == 0 && table->check)
+        rc = table->check(out, &(struct config_source){ r, cfg });
     if (rc < 0)
         config_release(table, out);
     return rc;

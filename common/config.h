@@ -60,11 +60,24 @@ struct config_option {
     const char *help; /* one or more lines for people */
 };
 
+/* Where values were read from. */
+struct config_source;
+
 struct config_table {
     const struct config_option *options;
     size_t n;
     size_t size; /* of the struct that the offsets are in */
+    /* What no single option can say, asked when each has been read and is right
+     * by itself; may be NULL.  0, or what config_refuse() returned. */
+    int (*check)(const void *values, const struct config_source *from);
 };
+
+/* -EINVAL and a sentence with file and line of the option at path, such as
+ * "replicator.vms.[0].name". */
+int config_refuse(const struct config_source *from, const char *path,
+                  enum err_code code, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* The line on which it is written; 0: nowhere, it has its default. */
+unsigned config_line(const struct config_source *from, const char *path);
 
 /* Read a file, or text that is called name in messages, into the struct at
  * out, whose former content is ignored.  0; -EINVAL and CFG codes; -ENOENT and

@@ -94,6 +94,83 @@ configuration(void **state)
     assert_int_equal(e.code, ERR_CFG_0005);
 }
 
+/* What no single option can say is refused where it is written. */
+static void
+options_that_do_not_fit(void **state)
+{
+#define VM(name, path)                                               \
+ "{ name = \"" name "\"; volumes = ( { name = \"d\"; path = \"" path \
+ "\"; } ); }"
+    static const struct {
+        const char *text;
+        enum err_code code;
+        const char *says[3];
+    } t[] = {
+        { "replicator = { vms = ( " VM("a", "/v/1") ",\n" VM("b",
+                                                             "/v//./1/") " ); };",
+          ERR_CFG_0007,
+          { "t:2: replicator.vms.[1].volumes.[0].path", "/v/1", "line 1" } },
+        { "replicator = { stores = (\n { name = \"a\"; path = \"/s\"; },\n"
+          " { name = \"b\"; path = \"/s/\"; } ); };",
+          ERR_CFG_0007,
+          { "t:3: replicator.stores.[1].path", "another store", "line 2" } },
+        { "state_dir = \"/srv/x\";\nreplicator = { stores = ( { name = \"a\"; path = \"/srv/x/j\"; } ); };",
+          ERR_CFG_0007,
+          { "t:2: replicator.stores.[0].path", "state directory /srv/x" } },
+        { "replicator = { stores = ( { name = \"a\"; path = \"/s\"; } );\n vms = ( " VM(
+              "a", "/s/v") " ); };",
+          ERR_CFG_0007,
+          { "t:2: replicator.vms.[0].volumes.[0].path", "store /s", "line 1" } },
+        { "manager = { api_listen = \"127.0.0.1:9669\";\n peer_listen = \"0.0.0.0:9669\"; };",
+          ERR_CFG_0007,
+          { "t:2: manager.peer_listen", "manager.api_listen" } },
+        { "replicator = {\n data_listen = \"[::1]:9081\"; };",
+          ERR_CFG_0007,
+          { "t:2: replicator.data_listen", "manager.peer_listen" } },
+        { "replicator = { nbd_tcp = { enabled = true;\n listen = \"127.0.0.1:4006\"; }; };",
+          ERR_CFG_0007,
+          { "t:2: replicator.nbd_tcp.listen", "replicator.control_listen" } },
+        { "replicator = { vms = (\n { name = \"a\";\n volumes = (); } ); };",
+          ERR_CFG_0005,
+          { "t:3: replicator.vms.[0].volumes", "VM a has no volume" } },
+        { "log = {\n file = \"/no/such/dir/log\"; };",
+          ERR_CFG_0008,
+          { "t:2: log.file", "/no/such/dir: No such" } },
+        { "log = {\n file = \"/dev/null/log\"; };",
+          ERR_CFG_0008,
+          { "t:2: log.file" } },
+        { "roles = [\n];", ERR_CFG_0004, { "t:1: roles" } },
+    };
+    static const char *const good[] = {
+        "replicator = { vms = ( " VM("a", "/v/1") ", " VM("b", "/v/11") " ); };",
+        "state_dir = \"/srv/x\"; replicator = { stores = ( { name = \"a\"; path = \"/srv/x2\"; } ); };",
+        "manager = { api_listen = \"127.0.0.1:9\"; peer_listen = \"127.0.0.2:9\"; };",
+        "manager = { api_listen = \"127.0.0.1:0\"; peer_listen = \"127.0.0.1:0\"; };",
+        "roles = [ \"manager\" ]; replicator = { data_listen = \":9669\"; };",
+        "replicator = { nbd_tcp = { listen = \":4006\"; }; };",
+        "log = { file = \"/dev/null\"; };",
+    };
+    struct agent_config c;
+    struct err e = ERR_INIT;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
+        if (agent_config_parse(t[i].text, "t", &c, &e) != -EINVAL)
+            fail_msg("taken: %s", t[i].text);
+        if (e.code != t[i].code)
+            fail_msg("%s: %s", err_code_text(e.code), e.msg);
+        for (size_t k = 0; k < ARRAY_SIZE(t[i].says) && t[i].says[k]; k++) {
+            if (!strstr(e.msg, t[i].says[k]))
+                fail_msg("no \"%s\" in: %s", t[i].says[k], e.msg);
+        }
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        if (agent_config_parse(good[i], "t", &c, &e) < 0)
+            fail_msg("%s: %s", good[i], e.msg);
+        agent_config_release(&c);
+    }
+}
+
 /* conf/holdfastd.conf is what the table says, to the byte. */
 static void
 sample_file_is_current(void **state)
@@ -292,6 +369,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(configuration),
+        cmocka_unit_test(options_that_do_not_fit),
         cmocka_unit_test(sample_file_is_current),
         cmocka_unit_test(changes_that_need_a_restart),
         cmocka_unit_test(derived_identifiers),

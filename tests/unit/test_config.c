@@ -135,7 +135,7 @@ static const struct config_option options[] = {
 };
 
 static const struct config_table table = { options, ARRAY_SIZE(options),
-                                           sizeof(struct values) };
+                                           sizeof(struct values), NULL };
 
 static void
 defaults(void **state)
