@@ -95,9 +95,11 @@ now_ms() {
     echo "${now_up%.*}${now_up#*.}0"
 }
 
-# wait_until SECONDS COMMAND [ARG...]: poll until the command succeeds; 1 when it did not in time.
+# wait_until SECONDS COMMAND [ARG...]: poll until the command succeeds; 1 when it did not in time, which grows with
+# tests/run --slow.
 wait_until() {
-    wait_end=$(($(now_ms) + $1 * 1000))
+    wait_slow=${HOLDFAST_SLOW:-1}
+    wait_end=$(($(now_ms) + $1 * 1000 * ${wait_slow%%.*}))
     shift
     until "$@" >/dev/null 2>&1; do
         [ "$(now_ms)" -lt "$wait_end" ] || return 1

@@ -22,6 +22,8 @@ from ports import free_ports  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+SLOW = float(os.environ.get("HOLDFAST_SLOW") or 1)  # tests/run --slow: bounds on waiting grow with it
+
 
 def build_dir():
     return os.environ.get("BUILD") or os.path.join(TOP, "build")
@@ -53,6 +55,7 @@ class LabError(Exception):
 
 def wait_until(what, test, seconds=30.0, pause=0.05):
     """Poll test() until it gives something true; say what was awaited else."""
+    seconds *= SLOW
     end = time.monotonic() + seconds
     last = None
     while True:
@@ -83,7 +86,7 @@ class Api:
     def __init__(self, url, ca_file, user, password, timeout=30):
         u = urllib.parse.urlparse(url)
         self.host, self.port = u.hostname, u.port
-        self.user, self.password, self.timeout = user, password, timeout
+        self.user, self.password, self.timeout = user, password, timeout * SLOW
         self.tls = ssl.create_default_context(cafile=ca_file)
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
         self.session = None

@@ -40,7 +40,7 @@ def check(what, ok, detail=""):
 
 def run(*argv, ok=(0,), timeout=100, **kw):
     out = subprocess.run(argv, stdin=kw.pop("stdin", subprocess.DEVNULL) if "input" not in kw else None,
-                         capture_output=True, text=True, check=False, timeout=timeout, **kw)
+                         capture_output=True, text=True, check=False, timeout=timeout * hflab.SLOW, **kw)
     if ok is not None and out.returncode not in ok:
         raise Failed("%s: exit %d: %s" % (" ".join(argv), out.returncode,
                                           (out.stderr + out.stdout).strip()[-2000:]))

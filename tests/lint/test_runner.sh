@@ -60,7 +60,7 @@ S
 SECRET_OF_THE_CALLER=1 run_it 0 t/pass
 closes_with "1 passed, 0 failed, 0 skipped"
 ! grep -q SECRET_OF_THE_CALLER env || fail "the environment is not clean"
-for var in LC_ALL=C.UTF-8 TZ=UTC "TOP=$TOP" "BUILD=$PWD/b"; do
+for var in LC_ALL=C.UTF-8 TZ=UTC "TOP=$TOP" "BUILD=$PWD/b" HOLDFAST_SLOW=1; do
     grep -qxF "$var" env || fail "no $var in the environment"
 done
 home=$(sed -n 's/^HOME=//p' env)

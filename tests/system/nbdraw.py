@@ -10,6 +10,7 @@ import tempfile
 import time
 
 BUILD = os.environ.get("BUILD") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "build")
+SLOW = float(os.environ.get("HOLDFAST_SLOW") or 1)
 NBDSERVE = os.path.join(BUILD, "tests", "system", "nbdserve")
 
 EXPORT_NAME, ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, LIST_META, SET_META = 1, 2, 3, 5, 6, 7, 8, 9, 10
@@ -75,7 +76,7 @@ class Server:
 class Raw:
     def __init__(self, path, flags=3, timeout=20):
         self.s = socket.socket(socket.AF_UNIX)
-        self.s.settimeout(timeout)
+        self.s.settimeout(timeout * SLOW)
         until(lambda: self.s.connect_ex(path) == 0)  # EAGAIN while the listener's queue is full
         greeting = self.recv(18)
         assert greeting == b"NBDMAGICIHAVEOPT\0\3", greeting
@@ -194,7 +195,7 @@ class Raw:
 
 
 def until(what, seconds=20):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW
     while not what():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.02)
