@@ -6,6 +6,7 @@ before the checkpoint was asked for."""
 import hashlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,20 @@ def check_btrfs(disk, _path):
     check("btrfs: check finds nothing", out.returncode == 0, out.stderr[-500:] if out.returncode else "")
 
 
+def check_supers(disk):
+    """The copies of the superblock are written side by side: a point may fall between them."""
+    out = run("btrfs", "inspect-internal", "dump-super", "-a", disk.dev)
+    sums = re.findall(r"^csum\t.*\[(.*)\]$", out.stdout, re.M)
+    ages = [int(g) for g in re.findall(r"^generation\s+(\d+)$", out.stdout, re.M)]
+    check("btrfs: two superblocks, at most one transaction apart",
+          sums == ["match"] * 2 and len(ages) == 2 and max(ages) - min(ages) <= 1, (sums, ages))
+
+
 def scrub(path):
+    """After a transaction of its own, which writes all superblocks: scrub faults one that is older."""
+    with open(os.path.join(path, "here"), "w", encoding="ascii") as f:
+        f.write("here")
+    run("btrfs", "filesystem", "sync", path)
     out = run("btrfs", "scrub", "start", "-B", path, ok=None)
     check("btrfs: scrub is clean", out.returncode == 0 and "no errors found" in out.stdout,
           (out.stdout + out.stderr)[-400:])
@@ -109,6 +123,8 @@ def recovered(it, kind, uri, want, point):
     os.makedirs(path, exist_ok=True)
     try:
         options = ["-o", KINDS[kind][2]] if KINDS[kind][2] else []
+        if kind == "btrfs":
+            check_supers(disk)
         run("mount", "-t", kind, *options, disk.dev, path)
         try:
             got = digests(path)
