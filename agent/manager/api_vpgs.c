@@ -119,6 +119,15 @@ put_history(struct json_writer *w, struct manager *m, const struct vpg *v)
     json_close_obj(w);
 }
 
+static void
+put_tree_or_null(struct json_writer *w, const char *name, const cJSON *tree)
+{
+    if (tree && !cJSON_IsNull(tree))
+        json_put_tree(w, name, tree);
+    else
+        json_put_null(w, name);
+}
+
 /* Ours, beyond the reference. */
 static void
 put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
@@ -154,10 +163,9 @@ put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
                     uuid_equal(&v->protected_site, &m->site) ? v->mbps : 0);
     json_put_str_or_null(w, "SourceState", json_str_or(s, "State", NULL));
     json_put_str_or_null(w, "TargetState", json_str_or(t, "State", NULL));
-    if (error)
-        json_put_tree(w, "Error", error);
-    else
-        json_put_null(w, "Error");
+    put_tree_or_null(w, "Error", error);
+    put_tree_or_null(w, "SourceError", json_get(s, "Error"));
+    put_tree_or_null(w, "TargetError", json_get(t, "Error"));
 }
 
 static const char *

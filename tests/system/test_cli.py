@@ -452,6 +452,19 @@ class Cli(unittest.TestCase):
         self.assertLess(time.monotonic() - start, 5)
         self.assertIn("running", self.out)
 
+    def test_errors_of_both_sides(self):
+        damage = {"Message": "journal 5b: segment 12: " + 30 * "batch 217 cut short, " + "end", "Code": "JNL-0003", "NextStep": "run it again"}
+        self.manager.answers[("GET", "/v1/vpgs")] = [vpg(Status=2, SubStatus=8, TargetError=damage, SourceError={
+            "Message": "paris: the target is closing", "Code": "STR-0012", "NextStep": "wait"})]
+        text = self.cli(0, "vpg", "ledger")
+        self.assertIn("source_error    paris: the target is closing (STR-0012; next: wait)\n", text)
+        self.assertIn("batch 217 cut short, end (JNL-0003; next: run it again)\n", text)
+        row = json.loads(self.cli(0, "vpg", "ledger", "--output", "json"))["rows"][0]
+        self.assertTrue(row["target_error"].endswith("end (JNL-0003; next: run it again)"), row)
+        self.manager.reset()
+        row = json.loads(self.cli(0, "vpg", "ledger", "--output", "json"))["rows"][0]
+        self.assertEqual((row["source_error"], row["target_error"]), (None, None))
+
     def test_empty_names_mean_nothing(self):
         """An unset variable of a script names nothing, least of all the only thing there is."""
         for args in (["unview", "ledger", ""], ["unview", "", "dddddddd"], ["task", ""], ["vpg", ""], ["points", ""], ["view", ""],

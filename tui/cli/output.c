@@ -230,8 +230,10 @@ render_fields(const struct rows *r, const struct pick *pick, struct buf *out)
                                severity_word((enum severity)cell->number));
             else
                 cell_format(c, cell, text);
+            const char *shown = cell->kind == CELL_TEXT ? cell->text : text;
+
             (void)buf_addf(out, "%-15s ", c->field);
-            text_fit(out, text, text_width(text), ALIGN_NONE);
+            text_fit(out, shown, text_width(shown), ALIGN_NONE);
             (void)buf_add(out, "\n", 1);
         }
     }

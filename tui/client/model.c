@@ -411,6 +411,21 @@ set_rpo(struct rows *out, const cJSON *obj)
         rows_set_number(out, "rpo", v);
 }
 
+/* "sentence (CODE; next: step)" of an error of one side. */
+static void
+set_error(struct rows *out, const char *field, const cJSON *e)
+{
+    const char *message = str(e, "Message"), *code = str(e, "Code"),
+               *next = str(e, "NextStep");
+    char text[1600];
+
+    if (!message)
+        return;
+    (void)snprintf(text, sizeof text, "%.800s (%.20s%s%.600s)", message,
+                   code ? code : "?", next ? "; next: " : "", next ? next : "");
+    rows_set_text(out, field, text);
+}
+
 static void
 add_vpg(const struct model *m, const cJSON *v, struct rows *out)
 {
@@ -457,6 +472,8 @@ add_vpg(const struct model *m, const cJSON *v, struct rows *out)
     rows_set_bool(out, "stale", stale >= 0);
     if (stale > 0)
         rows_set_number(out, "stale_for", (double)stale / 1000);
+    set_error(out, "source_error", json_get(v, "SourceError"));
+    set_error(out, "target_error", json_get(v, "TargetError"));
 }
 
 void

@@ -44,6 +44,8 @@ static const struct column vpgs_columns[] = {
     { "used", "USED", FMT_BYTES, 0, 0 },
     { "stale", "STALE", FMT_BOOL, 0, 0 },
     { "stale_for", "STALE FOR", FMT_DURATION, 0, 0 },
+    { "source_error", "SOURCE ERROR", FMT_TEXT, 0, 20 },
+    { "target_error", "TARGET ERROR", FMT_TEXT, 0, 20 },
 };
 TABLE("vpgs", vpgs, "-severity,name", "No VPG matches.");
 
