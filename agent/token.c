@@ -79,6 +79,9 @@ ask(const char *socket, const struct token_options *o, struct err *err)
     rq.body = body.data;
     rq.body_len = body.len;
     rc = httpc_call(c, &rq, &rs, err);
+    if (rc == -ECONNREFUSED || rc == -EHOSTUNREACH || rc == -ENOENT)
+        rc = err_set(err, -EAGAIN, ERR_AGT_0010,
+                     "no manager runs with the state directory %s", o->state);
     if (rc == 0)
         rc = rs.status / 100 == 2 ? print_token(&rs, err) : refused(&rs, err);
     secret_buf_release(&rs.body);

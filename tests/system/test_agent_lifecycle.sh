@@ -80,7 +80,8 @@ refused 1 AGT-0003 "$HOLDFASTD" run --config odd.conf
 refused 2 CFG-0003 "$HOLDFASTD" init --state n1 --site 'a b' --api 127.0.0.1:1
 refused 2 CFG-0003 "$HOLDFASTD" init --state n1 --site a --api 127.0.0.1
 [ ! -e n1 ] || fail "a refused init made a directory"
-refused 3 GEN-0007 "$HOLDFASTD" token --state s --name x
+refused 3 AGT-0010 "$HOLDFASTD" token --state s --name x
+expect_text err "no manager runs with the state directory s"
 refused 1 TLS-0012 "$HOLDFASTD" join --state n1 --token token --manager 127.0.0.1:1
 chmod 644 token
 refused 1 GEN-0006 "$HOLDFASTD" join --state n1 --token token --manager 127.0.0.1:1
