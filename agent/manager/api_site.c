@@ -242,6 +242,7 @@ generate_token(struct http_req *rq, void *ctx)
     json_open_obj(&w, NULL);
     json_put_str(&w, "Token", text);
     json_put_str(&w, "UtcExpirationDate", when);
+    put_time(&w, "ValidUntil", t.expiry_s * 1000);
     json_close_obj(&w);
     OPENSSL_cleanse(&t, sizeof t);
     OPENSSL_cleanse(text, sizeof text);
@@ -337,7 +338,7 @@ const struct http_route api_site_routes[] = {
     { "GET", "/v1/peersites/pairingstatuses", PRIV_VIEWER, 0, pairing_statuses,
       "Names of pairing statuses." },
     { "POST", "/v1/peersites/generatetoken", PRIV_MANAGE_SITES, 0, generate_token,
-      "A pairing token, good once and for an hour or {ValidSeconds}: {Token, UtcExpirationDate}." },
+      "A pairing token, good once and for an hour or {ValidSeconds}: {Token, UtcExpirationDate, ValidUntil}." },
     { "GET", "/v1/peersites/{site}", PRIV_VIEWER, 0, peersite_get,
       "One paired site." },
     { "DELETE", "/v1/peersites/{site}", PRIV_MANAGE_SITES, 0, peersite_delete,

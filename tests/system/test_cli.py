@@ -95,6 +95,9 @@ class Manager:
             ("GET", "/v1/vpgs/" + VPG + "/views"): [
                 {"ViewIdentifier": TASK.split(".")[0], "Mode": "Test", "CheckpointIdentifier": "20", "VolumeName": "db",
                  "TimeStamp": "2026-03-14T11:20:00.841Z", "NbdUri": "nbd+unix:///db?socket=/x"}],
+            ("POST", "/v1/peersites/generatetoken"): {"Token": "hfp1-x", "UtcExpirationDate": "11/28/2026 03:31 AM",
+                                                      "ValidUntil": "2026-11-28T03:31:07.000Z"},
+            ("POST", "/v1/jointokens"): {"Token": "hfj1-x", "TokenIdentifier": VPG, "ValidUntil": "2026-11-28T03:31:07.000Z"},
             ("POST", "/v1/vpgs/" + VPG + "/views"): TASK,
             ("POST", "/v1/vpgs/" + VPG + "/FailoverTest"): TASK,
             ("POST", "/v1/vpgs/" + VPG + "/FailoverTestStop"): TASK,
@@ -451,6 +454,13 @@ class Cli(unittest.TestCase):
         self.cli(0, "point", "ledger", "x", "--no-wait")
         self.assertLess(time.monotonic() - start, 5)
         self.assertIn("running", self.out)
+
+    def test_when_tokens_expire(self):
+        for command in (["pair", "token"], ["token", "db1"]):
+            self.assertRegex(self.cli(0, *command), r"^hf[pj]1-x\n$")
+            self.assertEqual(self.err, "good until 11-28 03:31:07 UTC, once\n")
+            row = json.loads(self.cli(0, *command, "--output", "json"))["rows"][0]
+            self.assertEqual(row["expires"], "2026-11-28T03:31:07.000Z")
 
     def test_errors_of_both_sides(self):
         damage = {"Message": "journal 5b: segment 12: " + 30 * "batch 217 cut short, " + "end", "Code": "JNL-0003", "NextStep": "run it again"}

@@ -393,6 +393,7 @@ def test_bad_input(site):
 def test_pairing(a, b):
     token = b.call("POST", "/peersites/generatetoken", {})
     assert re.fullmatch(r"\d\d/\d\d/\d{4} \d\d:\d\d [AP]M", token["UtcExpirationDate"]), token
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000Z", token["ValidUntil"]), token
     where = {"HostName": "127.0.0.1", "Port": str(b.peer_port)}
     refused(a.raw("POST", "/peersites", {**where, "Token": "x" * 50}), 400, "MGR-0005")
     refused(a.raw("POST", "/peersites", {**where, "Token": token["Token"][:-3] + "AAA"}), 400, "MGR-0005")

@@ -65,7 +65,7 @@ cmd_logout(struct app *a, struct err *err)
 /* One row: the token and until when it may be used. */
 static const struct column token_columns[] = {
     { "token", "TOKEN", FMT_TEXT, 100, 0 },
-    { "expires", "EXPIRES", FMT_TEXT, 90, 0 },
+    { "expires", "EXPIRES", FMT_TIME, 90, 0 },
 };
 static const struct table table_token = {
     .name = "token",
@@ -79,16 +79,22 @@ print_token(struct app *a, struct client *c, const cJSON *answer,
             struct err *err)
 {
     const char *token = member(answer, "Token");
-    const char *expires = member(answer, "UtcExpirationDate");
+    char until[CELL_TEXT_SIZE] = "";
     struct rows r;
     struct buf b;
+    int64_t ms;
     int rc;
 
-    if (!expires[0])
-        expires = member(answer, "ExpiresAt");
     if (!token[0] || strlen(token) >= TOKEN_TEXT_MAX)
         return err_set(err, -EBADMSG, ERR_CLI_0005,
                        "%s: the answer holds no token", client_site(c)->name);
+    rows_init(&r, &table_token);
+    rows_add(&r);
+    rows_set_text(&r, "token", token);
+    if (when_parse(member(answer, "ValidUntil"), when_now_ms(), &ms, NULL) == 0) {
+        rows_set_number(&r, "expires", (double)ms);
+        cell_format(&token_columns[1], rows_field(&r, 0, "expires"), until);
+    }
     if (a->opt.out == OUT_TEXT) {
         buf_init(&b, TOKEN_TEXT_MAX + 2);
         (void)buf_addf(&b, "%s\n", token);
@@ -96,15 +102,11 @@ print_token(struct app *a, struct client *c, const cJSON *answer,
         b.data[b.len - 1] = '\n';
         rc = output_write(&b, err);
         secret_buf_release(&b);
-        if (rc == 0 && expires[0])
-            (void)fprintf(stderr, "good until %.40s UTC, once\n", expires);
-        return rc;
+        if (rc == 0 && until[0])
+            (void)fprintf(stderr, "good until %s UTC, once\n", until);
+    } else {
+        rc = app_print(a, c, &r, 0, err);
     }
-    rows_init(&r, &table_token);
-    rows_add(&r);
-    rows_set_text(&r, "token", token);
-    rows_set_text(&r, "expires", expires[0] ? expires : NULL);
-    rc = app_print(a, c, &r, 0, err);
     rows_release(&r);
     return rc;
 }
