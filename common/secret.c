@@ -44,7 +44,8 @@ secret_from_file(struct secret *s, const char *path, struct err *err)
         goto out;
     n = b.len ? strcspn((const char *)b.data, "\r\n") : 0;
     if (n == 0)
-        rc = err_set(err, -EINVAL, ERR_GEN_0006, "%s: holds no secret", path);
+        rc = err_set(err, -EINVAL, ERR_GEN_0010, "%s: its first line is empty",
+                     path);
     else if (secret_set(s, b.data, n) < 0)
         rc = err_set(err, -EMSGSIZE, ERR_GEN_0004,
                      "%s: first line is longer than %d bytes", path, SECRET_MAX);

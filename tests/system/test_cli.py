@@ -344,6 +344,14 @@ class Cli(unittest.TestCase):
         self.assertIn("GEN-0006", self.err)
         self.assertEqual(self.manager.seen, [])
 
+    def test_password_file_that_is_empty(self):
+        for text in ("", "\n", "\nsecond line\n"):
+            with open(self.password, "w") as f:
+                f.write(text)
+            self.cli(1, "vpgs")
+            self.assertIn("first line is empty (GEN-0010)", self.err)
+            self.assertNotIn("chmod", self.err)
+
     def test_no_password_and_no_terminal(self):
         asks = self.site("asks", password=False, ca_file=os.path.join(self.dir, "pki/root.pem"))
         self.cli(1, "vpgs", config=asks)
@@ -587,6 +595,11 @@ class Cli(unittest.TestCase):
             f.write('sites = ( { name = "x"; url = "https://x:1"; odd = 1; } );\n')
         self.cli(2, "vpgs", config=path)
         self.assertIn("bad.conf:1", self.err)
+        self.assertIn("conf/sites.conf", self.err)
+        with open(path, "w") as f:
+            f.write('sites = ( { name = "x"\n')
+        self.cli(2, "vpgs", config=path)
+        self.assertIn("conf/sites.conf", self.err)
 
     def test_output_that_cannot_be_written(self):
         with open("/dev/full", "wb") as full:
@@ -670,6 +683,11 @@ class Cli(unittest.TestCase):
             f.write(text)
         self.cli(3, "vpgs", config=self.site("moved", port=other.port))
         self.assertIn("TLS-0004", self.err)
+        os.chmod(known, 0o644)
+        self.cli(3, "vpgs", config=unknown)
+        self.assertIn("CLI-0004", self.err)
+        self.assertNotIn("secret", self.err)
+        os.chmod(known, 0o600)
         with open(known, "w") as f:
             f.write("nonsense\n")
         self.cli(3, "vpgs", config=unknown)

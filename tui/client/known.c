@@ -31,6 +31,11 @@ read_known(const char *path, struct buf *out, struct err *err)
 
     buf_init(out, KNOWN_MAX);
     rc = file_read_secret(path, KNOWN_MAX, out, err);
+    if (rc == -EPERM)
+        return err_set(err, rc, ERR_CLI_0004,
+                       "%s: must belong to its user alone (mode 0600): who "
+                       "writes into it says which site is believed",
+                       path);
     return rc == -ENOENT ? 0 : rc;
 }
 
