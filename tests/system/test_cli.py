@@ -543,6 +543,26 @@ class Cli(unittest.TestCase):
         self.cli(0, "test", "ledger", "--confirm", "ledger", "--point", "oldest")
         self.assertIn("point 10 of 2026-03-14T11:10:00.000Z\n", self.err)
 
+    def test_names_that_look_like_something_else(self):
+        for name in ("latest", "now", "11:30", "42", "-5min", '"quoted"'):
+            self.manager.polls = 0
+            self.cli(0, "point", "ledger", "--", name)
+            self.assertIn("--point '\"%s\"'" % name, self.err)
+            self.assertEqual(self.manager.bodies("POST", "/v1/vpgs/" + VPG + "/checkpoints")[-1], {"CheckpointName": name})
+        for name in ("before patch", "11h30", "42a", "latest one"):
+            self.manager.polls = 0
+            self.cli(0, "point", "ledger", name)
+            self.assertNotIn("--point", self.err)
+        self.point_of("2026-03-14T11:09:59Z", 1)
+        self.assertIn("quotes of its own", self.err)
+        self.manager.answers[("POST", "/v1/vpgs/" + VPG + "/FailoverTest")] = (400, {"Message": "checkpoint 42 is not offered"})
+        self.point_of("42", 1)
+        self.assertIn("--point '\"42\"'", self.err)
+        self.cli(2, "points", "ledger", "--from", "soon")
+        self.assertIn("quotes of its own", self.err)
+        self.cli(2, "view", "ledger", "--point", "x" * 256)
+        self.assertIn("1 to 255 bytes, not 256", self.err)
+
     def test_points(self):
         self.assertIsNone(self.point_of("latest"))
         self.assertEqual(self.point_of("oldest"), "10")

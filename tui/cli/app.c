@@ -673,9 +673,12 @@ point_by_time(const struct vpg_found *f, const cJSON *list, int64_t ms,
         }
     }
     if (!found)
-        return err_set(err, -ENOENT, ERR_CLI_0010, "%s has no point%s%s",
+        return err_set(err, -ENOENT, ERR_CLI_0010, "%s has no point%s%s%s",
                        f->name, ms < 0 ? "" : " at or before ",
-                       ms < 0 ? "" : when_iso(ms, iso));
+                       ms < 0 ? "" : when_iso(ms, iso),
+                       ms < 0
+                           ? ""
+                           : "; a name goes in quotes of its own, as in '\"11:30\"'");
     return take_point(found, out, err);
 }
 

@@ -186,12 +186,27 @@ cmd_stop(struct app *a, struct err *err)
     return rc;
 }
 
+/* The name means something else to --point, unless it is in quotes. */
+static void
+say_quoted(const char *name)
+{
+    char shown[4 * POINT_TEXT_SIZE];
+
+    (void)text_safe(shown, sizeof shown, name, strlen(name));
+    (void)fprintf(stderr,
+                  "%s by itself means something else to --point; name this "
+                  "point in quotes of its own: --point '\"%s\"'\n",
+                  shown, shown);
+}
+
 int
 cmd_point(struct app *a, struct err *err)
 {
     static const struct act x = { .method = "POST",
                                   .path = "/checkpoints",
                                   .what = "Point of" };
+    const char *name = app_arg(a, 1);
+    struct point_spec spec;
     struct json_writer w;
     struct buf body;
     int rc;
@@ -199,10 +214,13 @@ cmd_point(struct app *a, struct err *err)
     buf_init(&body, (size_t)64 * 1024);
     json_begin(&w, &body);
     json_open_obj(&w, NULL);
-    json_put_str(&w, "CheckpointName", app_arg(a, 1));
+    json_put_str(&w, "CheckpointName", name);
     json_close_obj(&w);
     rc = simple(a, &x, &body, err);
     buf_release(&body);
+    if (rc == 0 && point_parse(name, when_now_ms(), &spec, NULL) == 0 &&
+        (spec.kind != POINT_NAME || strcmp(spec.text, name) != 0))
+        say_quoted(name);
     return rc;
 }
 
@@ -232,6 +250,18 @@ put_vm(const cJSON *vms, const struct vpg_found *f, const char *name,
     }
     return err_set(err, -ENOENT, ERR_CLI_0010, "%s has no VM \"%.80s\"",
                    f->name, name);
+}
+
+/* A refused number may have been meant as a name. */
+static void
+hint_number(const char *asked, const struct err *err)
+{
+    if (asked && asked[0] && !asked[strspn(asked, "0123456789")] &&
+        (err->code == ERR_CLI_0007 || err->code == ERR_CLI_0016))
+        (void)fprintf(stderr,
+                      "a point that is named %s is told from the number by "
+                      "quotes of its own: --point '\"%s\"'\n",
+                      asked, asked);
 }
 
 /* {CheckpointIdentifier or TimeStamp, VmIdentifiers} */
@@ -291,8 +321,11 @@ cmd_test(struct app *a, struct err *err)
     }
     if (rc == 0)
         rc = point_body(a, &f, point.id, &body, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = act(a, &x, &f, &body, id, err);
+        if (rc < 0)
+            hint_number(a->opt.point, err);
+    }
     if (rc == 0 && !a->opt.no_wait)
         app_tell_point(a, &f, NULL, &point);
     if (rc == 0)
@@ -367,8 +400,11 @@ cmd_view(struct app *a, struct err *err)
         rc = app_point(a, &f, at ? at : a->opt.point, &point, err);
     if (rc == 0)
         rc = point_body(a, &f, point.id, &body, err);
-    if (rc == 0)
+    if (rc == 0) {
         rc = act(a, &x, &f, &body, id, err);
+        if (rc < 0)
+            hint_number(a->opt.point, err);
+    }
     if (rc == 0 && !a->opt.no_wait) {
         (void)snprintf(view, sizeof view, "%.*s", (int)strcspn(id, "."), id);
         app_tell_point(a, &f, view, &point);

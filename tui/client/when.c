@@ -273,10 +273,10 @@ point_parse(const char *text, int64_t now_ms, struct point_spec *out_spec,
         text++;
         n -= 2;
     }
-    if (n == 0 || n >= sizeof s.text)
+    if (n == 0 || n > POINT_NAME_MAX)
         return err_set(err, -EINVAL, ERR_CLI_0009,
                        "a point's name has 1 to %zu bytes, not %zu",
-                       sizeof s.text - 1, n);
+                       (size_t)POINT_NAME_MAX, n);
     memcpy(s.text, text, n);
     s.text[n] = '\0';
     if (!quoted) {

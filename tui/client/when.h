@@ -34,7 +34,8 @@ enum point_kind {
 };
 
 enum {
-    POINT_TEXT_SIZE = 257
+    POINT_NAME_MAX = 255, /* as the API takes */
+    POINT_TEXT_SIZE = POINT_NAME_MAX + 1
 };
 
 struct point_spec {
