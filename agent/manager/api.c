@@ -384,6 +384,17 @@ fraction_ms(const char **rest)
     return ms;
 }
 
+static bool
+day_exists(const struct tm *tm)
+{
+    static const uint8_t days[] = { 31, 29, 31, 30, 31, 30,
+                                    31, 31, 30, 31, 30, 31 };
+    int year = tm->tm_year + 1900;
+    bool leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+
+    return tm->tm_mday <= days[tm->tm_mon] - (tm->tm_mon == 1 && !leap);
+}
+
 int
 time_parse(const char *text, uint64_t *out_ms)
 {
@@ -400,7 +411,7 @@ time_parse(const char *text, uint64_t *out_ms)
         if (rest)
             ms = fraction_ms(&rest);
     }
-    if (!rest || tm.tm_year < 70)
+    if (!rest || tm.tm_year < 70 || !day_exists(&tm))
         return -EINVAL;
     if (*rest == 'Z' || *rest == 'z') {
         rest++;

@@ -47,7 +47,7 @@ page_done(struct rpc *r)
         return;
     }
     cJSON_ArrayForEach (item, json_get(r->json, "Checkpoints")) {
-        put_checkpoint(&l->w, NULL, l->m, item);
+        put_checkpoint(&l->w, NULL, l->m, &l->vpg, item);
         n++;
     }
     l->skip += n;
@@ -124,6 +124,7 @@ checkpoints_list(struct http_req *rq, void *ctx)
 struct one_point {
     struct http_req *rq;
     struct manager *m;
+    struct uuid vpg;
 };
 
 static void
@@ -142,7 +143,7 @@ point_done(struct rpc *r)
     }
     buf_init(&out, API_JSON_MAX);
     json_begin(&w, &out);
-    put_checkpoint(&w, NULL, o->m, r->json);
+    put_checkpoint(&w, NULL, o->m, &o->vpg, r->json);
     http_reply_buf(o->rq, 200, &out);
     free(o);
 }
@@ -180,7 +181,7 @@ checkpoint_get(struct http_req *rq, void *ctx)
                    "/control/v1/targets/%s/checkpoints/%" PRIu64 "%s%.40s", id,
                    n, lane ? "?incarnation=" : "", lane ? lane : "");
     if (o)
-        *o = (struct one_point){ rq, m };
+        *o = (struct one_point){ rq, m, v->id.u };
     if (!o)
         rc = err_set(&err, -ENOMEM, ERR_GEN_0002, "checkpoint: out of memory");
     else if (!r)
@@ -207,9 +208,10 @@ checkpoints_stats(struct http_req *rq, void *ctx)
     buf_init(&out, API_JSON_MAX);
     json_begin(&w, &out);
     json_open_obj(&w, NULL);
-    put_checkpoint(&w, "Earliest", m,
+    put_checkpoint(&w, "Earliest", m, &v->id.u,
                    json_get(vpgs_last_target(m, v), "Oldest"));
-    put_checkpoint(&w, "Latest", m, json_get(vpgs_last_target(m, v), "Newest"));
+    put_checkpoint(&w, "Latest", m, &v->id.u,
+                   json_get(vpgs_last_target(m, v), "Newest"));
     json_close_obj(&w);
     http_reply_buf(rq, 200, &out);
 }
@@ -230,17 +232,16 @@ checkpoints_post(struct http_req *rq, void *ctx)
         http_reply_err(rq, 400, &err);
         return;
     }
-    if (name && (!*name || strlen(name) > 255)) {
+    if (!name || !*name || strlen(name) > 255) {
         http_reply_fail(rq, 400, ERR_API_0014,
                         "CheckpointName has %zu bytes, 1 to 255 are taken",
-                        strlen(name));
+                        name ? strlen(name) : 0);
         return;
     }
     if (!api_active(rq, v) || api_forwarded(rq, m, v, SIDE_PROTECTED))
         return;
     params = cJSON_CreateObject();
-    if (name)
-        (void)cJSON_AddStringToObject(params, "CheckpointName", name);
+    (void)cJSON_AddStringToObject(params, "CheckpointName", name);
     api_start(rq, m, &op_tag, v, params);
 }
 

@@ -55,10 +55,11 @@ count_vms(const struct vpg *v)
 
 void
 put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
-               const cJSON *c)
+               const struct uuid *vpg, const cJSON *c)
 {
     const char *kind = json_str_or(c, "Kind", NULL),
                *id = json_str_or(c, "CheckpointIdentifier", NULL);
+    char vpg_id[UUID_TEXT_SIZE], place[UUID_TEXT_SIZE + 32];
 
     if (!c) {
         json_put_null(w, name);
@@ -79,7 +80,9 @@ put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
     json_put_null(w, "KeptUntil");
     json_put_null(w, "Verdict");
     json_put_null(w, "Note");
-    put_link(w, "Link", m, "checkpoints", id ? id : "", "CheckpointApi");
+    uuid_format(vpg, vpg_id);
+    (void)snprintf(place, sizeof place, "vpgs/%s/checkpoints", vpg_id);
+    put_link(w, "Link", m, place, id ? id : "", "CheckpointApi");
     json_close_obj(w);
 }
 
@@ -110,7 +113,7 @@ put_history(struct json_writer *w, struct manager *m, const struct vpg *v)
     json_open_obj(w, "HistoryStatusApi");
     json_put_u64(w, "ActualHistoryInMinutes", actual);
     json_put_u64(w, "ConfiguredHistoryInMinutes", v->history_s / 60);
-    put_checkpoint(w, "EarliestCheckpoint", m, json_get(t, "Oldest"));
+    put_checkpoint(w, "EarliestCheckpoint", m, &v->id.u, json_get(t, "Oldest"));
     json_close_obj(w);
     json_open_obj(w, "FailSafeHistory");
     json_put_u64(w, "ActualFailSafeHistory", actual);
@@ -144,7 +147,7 @@ put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
     if (!error)
         error = json_get(target_first ? s : t, "Error");
     json_put_u64(w, "CheckpointIntervalInSeconds", v->interval_s);
-    put_checkpoint(w, "LatestCheckpoint", m, json_get(t, "Newest"));
+    put_checkpoint(w, "LatestCheckpoint", m, &v->id.u, json_get(t, "Newest"));
     json_put_u64(w, "CheckpointCount", json_u64_or(t, "CheckpointCount", 0));
     json_put_null(w, "CommitDeadline");
     json_put_null(w, "CommitPolicy");

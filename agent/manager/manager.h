@@ -450,7 +450,7 @@ void put_site_link(struct json_writer *w, const char *name, struct manager *m,
                    const struct uuid *site);
 /* One of the control API's, or null. */
 void put_checkpoint(struct json_writer *w, const char *name, struct manager *m,
-                    const cJSON *c);
+                    const struct uuid *vpg, const cJSON *c);
 void put_time(struct json_writer *w, const char *name, uint64_t ms);
 #define API_JSON_MAX (32 * MIB)
 

@@ -123,6 +123,14 @@ op_put_task(struct json_writer *w, const struct op *op)
     json_put_null(w, "WaitsFor");
     if (json_get(op->params, "Scrub"))
         json_put_tree(w, "Scrub", json_get(op->params, "Scrub"));
+    if (*op->vpg_name) { /* also when it is gone */
+        json_open_array(w, "Vpgs");
+        json_open_obj(w, NULL);
+        json_put_uuid(w, "VpgIdentifier", &op->vpg);
+        json_put_str(w, "VpgName", op->vpg_name);
+        json_close_obj(w);
+        json_close_array(w);
+    }
     put_link(w, "Link", op->m, "tasks", id, "TaskApi");
     json_close_obj(w);
 }

@@ -237,6 +237,7 @@ def end(london, paris):
     london.cli("delete", "ledger", status=6)
     london.cli("delete", "ledger", "--confirm", "ledger")
     wait_until(20, "it is gone at both sites", lambda: not london.rows("vpgs") and not paris.rows("vpgs"))
+    assert {t["on"] for t in london.rows("tasks") if t["what"] in ("Create VPG", "Delete VPG")} == {"ledger"}
     london.cli("unpair", "paris", status=6)
     london.cli("unpair", "paris", "--confirm", "paris")
     london.cli("logout")

@@ -622,7 +622,12 @@ def test_vpg(a, b, fa, fb):
         assert any(c["Tag"] == name for c in site.call("GET", f"/vpgs/{v}/checkpoints")), name
         for s in (a, b):
             same(s.call("GET", f"/tasks/{task}")["Type"], "InsertTaggedCP")
-    refused(a.raw("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "x" * 300}), 400, "API-0014")
+    for body in ({"CheckpointName": "x" * 300}, {"CheckpointName": ""}, {"CheckpointName": None}, {}):
+        refused(a.raw("POST", f"/vpgs/{v}/checkpoints", body), 400, "API-0014")
+    for side in (a, b):  # a link leads somewhere
+        point = side.call("GET", f"/vpgs/{v}/checkpoints")[-1]
+        path = point["Link"]["href"].split("/v1", 1)[1]
+        same(side.call("GET", path)["CheckpointIdentifier"], point["CheckpointIdentifier"])
     # one that is lost on the way, with a newer one listed: the task is about this one, and says so
     fa.lose = True
     t = a.finish(a.call("POST", f"/vpgs/{v}/checkpoints", {"CheckpointName": "lost"}), ok=False)

@@ -688,6 +688,10 @@ times(void **state)
     static const char *const bad[] = { "",
                                        "x",
                                        "2026-13-01",
+                                       "2026-02-30",
+                                       "2026-02-29T10:00:00Z",
+                                       "2026-04-31T10:00:00.5Z",
+                                       "2100-02-29",
                                        "2026-11-22T",
                                        "2026-11-22T03:32",
                                        "2026-11-22T03:32:48.1X",
@@ -702,6 +706,8 @@ times(void **state)
     assert_true(ms == 1520423877045);
     assert_int_equal(time_parse("2026-11-22T03:32:48Z", &ms), 0);
     assert_int_equal(time_parse("2026-11-22", &ms), 0);
+    assert_int_equal(time_parse("2028-02-29", &ms), 0);
+    assert_int_equal(time_parse("2026-12-31T23:59:60Z", &ms), 0);
     assert_int_equal(time_parse("2026-11-22T03:32:48", &ms), 0);
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
         if (time_parse(bad[i], &ms) == 0)
