@@ -1,5 +1,7 @@
 /* holdfast: the operator's program.  This file is the way in and the way out;
  * what the words mean is in tui/cli/. */
+#include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -9,6 +11,7 @@
 #include "common/bytes.h"
 #include "common/text.h"
 #include "tui/cli/app.h"
+#include "tui/cli/layout.h"
 #include "tui/cli/term.h"
 
 static int
@@ -53,13 +56,38 @@ ask_root(void *arg, const struct site_def *site, const char *fingerprint,
     return 0;
 }
 
+/* A standard stream that is closed would be the next file or socket that is
+ * opened.  Output becomes a file that cannot be written, so that losing it is
+ * an error. */
+static void
+standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+    }
+}
+
+static int
+print_version(struct err *err)
+{
+    struct buf b;
+    int rc;
+
+    buf_init(&b, 256);
+    (void)buf_addf(&b, "holdfast " HOLDFAST_VERSION "\n");
+    rc = output_write(&b, err);
+    buf_release(&b);
+    return rc;
+}
+
 /* Without a command: what there is, and how to go on. */
 static int
 overview(struct app *a, struct err *err)
 {
     static const char more[] =
-        "\nholdfast help lists the commands; holdfast vpgs, points VPG and test "
-        "VPG are\nthe usual ones.\n";
+        "holdfast help lists the commands; holdfast vpgs, points VPG and test "
+        "VPG are the usual ones.";
     struct buf b;
     int rc = app_load_sites(a, err);
 
@@ -92,7 +120,8 @@ overview(struct app *a, struct err *err)
         a->opt.ctx = NULL;
     }
     buf_clear(&b);
-    (void)buf_addf(&b, "%s", more);
+    (void)buf_addf(&b, "\n");
+    layout_wrap(&b, more, " ", output_width(&a->opt));
     if (rc >= 0)
         rc = output_write(&b, err);
     buf_release(&b);
@@ -108,10 +137,8 @@ run(struct app *a, struct err *err)
     size_t n;
     int rc;
 
-    if (a->opt.version) {
-        (void)printf("holdfast " HOLDFAST_VERSION "\n");
-        return 0;
-    }
+    if (a->opt.version)
+        return print_version(err);
     a->command = name ? command_find(name) : &none;
     if (!name) {
         rc = options_check(&a->opt, "", 0, err);
@@ -138,6 +165,10 @@ run(struct app *a, struct err *err)
                        a->command->args);
     /* An unset variable of a script must not stand for whatever there is. */
     for (size_t i = 0; i <= n; i++) {
+        if (!text_utf8_ok(a->opt.words[i], strlen(a->opt.words[i])))
+            return err_set(err, -EINVAL, ERR_CLI_0014,
+                           "word %zu is not valid UTF-8: \"%.80s\"", i,
+                           a->opt.words[i]);
         if (!a->opt.words[i][0])
             return err_set(err, -EINVAL, ERR_CLI_0014,
                            "word %zu is empty; usage: holdfast %s %s", i,
@@ -159,6 +190,7 @@ main(int argc, char **argv)
     struct err err = ERR_INIT;
     int rc;
 
+    standard_streams();
     /* No thread runs yet.  NOLINTNEXTLINE(concurrency-mt-unsafe) */
     (void)setlocale(LC_CTYPE, "");
     /* A reader of our output that ends is an error to report, no death. */

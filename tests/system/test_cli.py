@@ -627,6 +627,34 @@ class Cli(unittest.TestCase):
         self.assertEqual(r.returncode, 1)
         self.assertIn(b"CLI-0018", r.stderr)
 
+    def test_closed_output(self):
+        for args in (["vpgs"], ["--version"], ["help"], ["point", "ledger", "x"], []):
+            self.manager.polls = 0
+            r = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", HOLDFAST, "--config", self.config] + args, env=self.env(),
+                               stderr=subprocess.PIPE)
+            self.assertEqual(r.returncode, 1, (args, r.stderr))
+            self.assertIn(b"CLI-0018", r.stderr)
+        r = subprocess.run(["sh", "-c", 'exec "$@" <&- 2>&-', "sh", HOLDFAST, "--config", self.config, "vpgs"], env=self.env(),
+                           stdout=subprocess.PIPE)
+        self.assertEqual(r.returncode, 0)
+        self.assertIn(b"ledger", r.stdout)
+
+    def test_invalid_utf8_is_refused(self):
+        for args in ([b"point", b"ledger", b"caf\xe9"], [b"stop", b"ledger", b"--confirm", b"STOP", b"--notes", b"\xff"],
+                     [b"view", b"ledger", b"--point", b"\xc0\x80"], [b"vpg", b"\xed\xa0\x80"]):
+            r = subprocess.run([HOLDFAST.encode(), b"--config", self.config.encode()] + args, env=self.env(), capture_output=True,
+                               stdin=subprocess.DEVNULL, start_new_session=True)
+            self.assertEqual(r.returncode, 2, args)
+            self.assertIn(b"not valid UTF-8", r.stderr)
+        self.assertEqual(self.manager.seen, [])
+
+    def test_narrow_dashboard(self):
+        for width in (40, 80):
+            for args in (["dashboard"], []):
+                out = self.cli(0, *args, COLUMNS=str(width))
+                self.assertTrue(all(len(line) <= width for line in out.splitlines()), out)
+                self.assertIn("london: VPGs 1  VMs 1", out)
+
     def test_man_page_names_everything(self):
         with open(os.path.join(TOP, "docs/man/holdfast.1")) as f:
             page = f.read().replace("\\-", "-")

@@ -492,15 +492,20 @@ static void
 board_text(struct app *a, const char *site, struct board *b, struct buf *out)
 {
     size_t width = output_width(&a->opt);
+    struct buf head;
 
-    (void)buf_addf(out, "%s: VPGs %zu  VMs %.0f  protected ", site, b->vpgs.n,
+    buf_init(&head, (size_t)4 * CELL_TEXT_SIZE);
+    (void)buf_addf(&head, "%s: VPGs %zu  VMs %.0f  protected ", site, b->vpgs.n,
                    b->vms);
-    put_amount(out, FMT_BYTES, b->size);
-    (void)buf_addf(out, "  journal ");
-    put_amount(out, FMT_BYTES, b->journal);
-    (void)buf_addf(out, "  worst RPO ");
-    put_amount(out, FMT_DURATION, b->worst_rpo);
-    (void)buf_addf(out, "\nAlerts: %zu error, %zu warning\n\n", b->errors,
+    put_amount(&head, FMT_BYTES, b->size);
+    (void)buf_addf(&head, "  journal ");
+    put_amount(&head, FMT_BYTES, b->journal);
+    (void)buf_addf(&head, "  worst RPO ");
+    put_amount(&head, FMT_DURATION, b->worst_rpo);
+    if (!head.failed)
+        layout_wrap(out, (const char *)head.data, "  ", width);
+    buf_release(&head);
+    (void)buf_addf(out, "Alerts: %zu error, %zu warning\n\n", b->errors,
                    b->warnings);
     if (b->vpgs.n) {
         put_states(&b->vpgs, out);

@@ -3,6 +3,7 @@
 #include "tui/cli/layout.h"
 
 #include <langinfo.h>
+#include <stdio.h>
 #include <string.h>
 #include <wchar.h>
 
@@ -238,4 +239,30 @@ layout_print(const struct rows *r, const struct layout *l, struct buf *out)
     print_line(r, l, NULL, out);
     for (size_t i = 0; i < r->n; i++)
         print_line(r, l, &i, out);
+}
+
+void
+layout_wrap(struct buf *out, const char *text, const char *between, size_t width)
+{
+    size_t gap = strlen(between), used = 0;
+
+    while (*text) {
+        const char *end = strstr(text, between);
+        size_t n = end ? (size_t)(end - text) : strlen(text), columns;
+        char part[CELL_TEXT_SIZE];
+
+        (void)snprintf(part, sizeof part, "%.*s", (int)n, text);
+        columns = text_width(part);
+        if (used && width && used + gap + columns > width) {
+            (void)buf_add(out, "\n", 1);
+            used = 0;
+        }
+        if (used)
+            (void)buf_add(out, between, gap);
+        used += (used ? gap : 0) + columns;
+        text_fit(out, part, width && columns > width ? width : columns,
+                 ALIGN_NONE);
+        text += n + (end ? gap : 0);
+    }
+    (void)buf_add(out, "\n", 1);
 }

@@ -37,4 +37,9 @@ void layout_make(const struct rows *r, const size_t *pick, size_t n_pick,
                  size_t width, struct layout *out);
 void layout_print(const struct rows *r, const struct layout *l, struct buf *out);
 
+/* One or more lines of up to width columns (0: any number), broken where
+ * between stands. */
+void layout_wrap(struct buf *out, const char *text, const char *between,
+                 size_t width);
+
 #endif

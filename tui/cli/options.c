@@ -198,6 +198,24 @@ given(const struct options *o, const struct option_def *d)
     return *(const char *const *)field != NULL;
 }
 
+/* Names of files may be any bytes; all else becomes text of a request. */
+static bool
+holds_text(const struct options *o, const struct option_def *d)
+{
+    const void *field = (const char *)o + d->offset;
+    const struct values *list = field;
+
+    if (!d->value || strcmp(d->value, "FILE") == 0 || !given(o, d))
+        return true;
+    for (size_t i = 0; i < (d->many ? list->n : 1); i++) {
+        const char *s = d->many ? list->v[i] : *(const char *const *)field;
+
+        if (!text_utf8_ok(s, strlen(s)))
+            return false;
+    }
+    return true;
+}
+
 static bool
 holds_empty(const struct options *o, const struct option_def *d)
 {
@@ -225,6 +243,9 @@ options_check(const struct options *o, const char *command, unsigned groups,
         if (!(d->groups & (groups | G_ALL)) && given(o, d))
             return err_set(err, -EINVAL, ERR_CLI_0014,
                            "holdfast %s has no option --%s", command, d->name);
+        if (!holds_text(o, d))
+            return err_set(err, -EINVAL, ERR_CLI_0014,
+                           "--%s is not valid UTF-8", d->name);
         if (!(d->groups & G_EMPTY) && holds_empty(o, d))
             return err_set(err, -EINVAL, ERR_CLI_0014,
                            "--%s is empty; it needs %s", d->name, d->value);
