@@ -610,6 +610,7 @@ opening_done(struct io_work *w)
     o->failures = 0;
     if (j->no_space) {
         j->no_space = false;
+        journal_settled(j, ERR_JNL_0009);
         journal_credit_changed(j);
     }
     s->header = o->header;

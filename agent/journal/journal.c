@@ -35,6 +35,13 @@ journal_alert(struct journal *j, const struct err *err)
 }
 
 void
+journal_settled(struct journal *j, enum err_code code)
+{
+    if (j->ev.settled)
+        j->ev.settled(j->ev.arg, code);
+}
+
+void
 journal_stop(struct journal *j, const struct err *why)
 {
     if (j->stopped)
@@ -108,6 +115,8 @@ man_done(struct io_work *w)
     manifest_job_release(&j->man_job);
     j->man_busy = false;
     if (res == 0) {
+        if (j->man_failures)
+            journal_settled(j, j->man_err.code);
         j->man_failures = 0;
         j->man_rewrite = false;
         j->man.durable = upto;

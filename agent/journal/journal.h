@@ -69,6 +69,8 @@ struct journal_events {
     /* Something a person should know: history cut short, a view broken, damage,
      * a stop.  err carries code and sentence. */
     void (*alert)(void *arg, const struct err *err);
+    /* What an alert with this code told is over.  May be NULL. */
+    void (*settled)(void *arg, enum err_code code);
     void *arg;
 };
 

@@ -212,12 +212,14 @@ struct journal {
     struct jdamage damage;
     bool recovering, ready, runs_suspect, man_afresh;
     struct err found; /* for an alert once it is open */
+    uint64_t short_ns; /* when history was cut short last */
 
     struct journal_stats st;
 };
 
 uint64_t journal_up_ns(const struct journal *j);
 void journal_alert(struct journal *j, const struct err *err);
+void journal_settled(struct journal *j, enum err_code code);
 void journal_stop(struct journal *j, const struct err *why);
 void journal_job_done(struct journal *j); /* may continue a close */
 

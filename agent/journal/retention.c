@@ -14,6 +14,8 @@
 
 #define RETRY_NS     (5 * NSEC_PER_SEC)
 #define RETRY_MAX_NS (300 * NSEC_PER_SEC)
+/* How long history must not have been cut for the alert to go. */
+#define SHORT_HOLD_NS (600 * NSEC_PER_SEC)
 
 /* --- choosing ---------------------------------------------------------------- */
 
@@ -65,7 +67,10 @@ tell_short(struct journal *j, const struct point_rec *k)
     struct err e = ERR_INIT;
     uint64_t age = journal_up_ns(j) - MIN(k->up_ns, journal_up_ns(j));
 
-    if (j->short_told || age >= j->cfg.history_ns)
+    if (age >= j->cfg.history_ns)
+        return;
+    j->short_ns = io_mono_ns(j->loop);
+    if (j->short_told)
         return;
     j->short_told = true;
     (void)err_set(&e, -ENOSPC, ERR_JNL_0010,
@@ -143,6 +148,8 @@ ended(struct journal *j, int res)
         r->failures++;
         r->failed_at_ns = io_mono_ns(j->loop);
     } else {
+        if (r->failures)
+            journal_settled(j, ERR_JNL_0059);
         r->failures = 0;
     }
     journal_withdraw_go(j);
@@ -224,8 +231,10 @@ warn(struct journal *j)
     if (!j->cfg.warn_bytes)
         return;
     used = used_bytes(j);
-    if (used < j->cfg.warn_bytes - j->cfg.warn_bytes / 8)
+    if (j->warned && used < j->cfg.warn_bytes - j->cfg.warn_bytes / 8) {
         j->warned = false;
+        journal_settled(j, ERR_JNL_0012);
+    }
     if (j->warned || used < j->cfg.warn_bytes)
         return;
     j->warned = true;
@@ -233,6 +242,17 @@ warn(struct journal *j)
                   "journal %s: %" PRIu64 " MiB used, warning at %" PRIu64 " MiB",
                   j->dir, used / MIB, j->cfg.warn_bytes / MIB);
     journal_alert(j, &e);
+}
+
+/* A lane at its limit is cut again and again: it is over when that has not been
+ * for a while. */
+static void
+short_over(struct journal *j)
+{
+    if (!j->short_told || io_mono_ns(j->loop) - j->short_ns < SHORT_HOLD_NS)
+        return;
+    j->short_told = false;
+    journal_settled(j, ERR_JNL_0010);
 }
 
 void
@@ -244,6 +264,7 @@ journal_retain(struct journal *j)
     if (r->active || j->closing || !j->ix || !list_empty(&j->withdrawals))
         return;
     warn(j);
+    short_over(j);
     if (r->failures && io_mono_ns(j->loop) - r->failed_at_ns < pause)
         return;
     if (!choose(j))

@@ -123,6 +123,22 @@ target_alert(void *arg, const struct err *err)
         a->since_wall_ns = io_wall_ns(t->rep->loop);
     }
     a->err = *err;
+    a->told_ns = io_mono_ns(t->rep->loop);
+}
+
+void
+target_settled(void *arg, enum err_code code)
+{
+    struct target *t = arg;
+
+    for (unsigned i = 0; i < t->n_alerts; i++) {
+        if (t->alerts[i].err.code != code)
+            continue;
+        t->n_alerts--;
+        memmove(&t->alerts[i], &t->alerts[i + 1],
+                sizeof t->alerts[0] * (t->n_alerts - i));
+        return;
+    }
 }
 
 static void
@@ -222,6 +238,7 @@ target_mkdir_done(struct io_work *w)
         .durable = target_durable,
         .credit = target_credit,
         .alert = target_alert,
+        .settled = target_settled,
         .arg = t,
     };
     struct journal_config *jc;

@@ -30,7 +30,7 @@ struct target_view {
 
 struct target_alert {
     struct err err;
-    uint64_t since_wall_ns;
+    uint64_t since_wall_ns, told_ns; /* told: the last time, monotonic */
 };
 
 /* The last scrub, or the one that runs. */
@@ -118,6 +118,8 @@ unsigned target_volume_index(const struct target *t, uint16_t vol);
 struct target *
 target_new(struct replicator *rep, const cJSON *body, struct err *err);
 void target_free(struct target *t); /* out of the list already */
+/* What an alert with this code told is over: it goes. */
+void target_settled(void *arg, enum err_code code);
 void target_open(struct target *t);
 /* Receiver and journal, then then(), at once if neither is open.  While they are
  * closing already: then() instead of what was to follow. */

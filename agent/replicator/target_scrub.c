@@ -3,6 +3,7 @@
  * replicator that has been restarted meanwhile begins anew. */
 #include <string.h>
 
+#include "common/bytes.h"
 #include "replicator/target.h"
 
 static const char *const states[] = { "None", "Running", "Done", "Failed" };
@@ -45,34 +46,19 @@ scrub_reply(struct ctl_call *c, const struct target *t)
     ctl_reply(c, 200, &out);
 }
 
-/* All has been read and is good: what was told of damage is over. */
-static void
-forget_damage(struct target *t)
-{
-    static const enum err_code codes[] = { ERR_JNL_0003, ERR_JNL_0051,
-                                           ERR_JNL_0061 };
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < t->n_alerts; i++) {
-        bool over = false;
-
-        for (size_t k = 0; k < ARRAY_SIZE(codes); k++)
-            over |= t->alerts[i].err.code == codes[k];
-        if (!over)
-            t->alerts[n++] = t->alerts[i];
-    }
-    t->n_alerts = n;
-}
+/* What is told of damage stays until a scrub finds none. */
+static const enum err_code damage[] = { ERR_JNL_0003, ERR_JNL_0050, ERR_JNL_0051,
+                                        ERR_JNL_0057, ERR_JNL_0061 };
 
 static void
 scrubbed(void *arg, int res, const struct journal_scrub_result *r)
 {
     struct target *t = arg;
 
-    if (res == 0 && r->bad == 0)
-        forget_damage(t);
     t->scrub.state = res < 0 ? SCRUB_FAILED : SCRUB_DONE;
     t->scrub.result = *r;
+    for (size_t i = 0; res == 0 && !r->bad && i < ARRAY_SIZE(damage); i++)
+        target_settled(t, damage[i]);
     if (res < 0)
         err_set(&t->scrub.err, res, ERR_REP_0014, "scrub of VPG %s: %s", t->name,
                 res == -ECANCELED ? "the journal was closed meanwhile"

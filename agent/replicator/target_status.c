@@ -1,7 +1,10 @@
 /* What a target tells: its checkpoints, its status. */
 #include <stdlib.h>
 
+#include "common/bytes.h"
 #include "replicator/target.h"
+
+#define ALERT_QUIET_NS (900 * NSEC_PER_SEC)
 
 enum {
     POINTS_REPLY_MAX = 10000,
@@ -157,9 +160,30 @@ target_state(const struct target *t, const struct receiver_status *rs,
     }
 }
 
+/* What is tried again and again is told again, too: silence means that it went
+ * well at last. */
+static void
+drop_quiet(struct target *t)
+{
+    static const enum err_code tried[] = { ERR_JNL_0053, ERR_JNL_0054,
+                                           ERR_JNL_0060 };
+    uint64_t now = io_mono_ns(t->rep->loop);
+
+    for (unsigned i = t->n_alerts; i-- > 0;) {
+        bool quiet = false;
+
+        for (size_t k = 0; k < ARRAY_SIZE(tried); k++)
+            quiet |= t->alerts[i].err.code == tried[k] &&
+                     now - t->alerts[i].told_ns > ALERT_QUIET_NS;
+        if (quiet)
+            target_settled(t, t->alerts[i].err.code);
+    }
+}
+
 static void
 alerts_json(struct target *t, struct json_writer *w)
 {
+    drop_quiet(t);
     json_open_array(w, "Alerts");
     for (unsigned i = 0; i < t->n_alerts; i++) {
         json_open_obj(w, NULL);

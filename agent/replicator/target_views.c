@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/bytes.h"
 #include "replicator/target.h"
 
 enum view_mode {
@@ -85,6 +86,9 @@ target_view_adopt(struct target *t, struct journal_view *view, struct err *err)
     return NULL;
 }
 
+static const enum err_code of_views[] = { ERR_JNL_0054, ERR_JNL_0055,
+                                          ERR_JNL_0056, ERR_JNL_0060 };
+
 static void
 check_gone(struct target *t)
 {
@@ -107,6 +111,10 @@ view_discarded(void *arg)
         ctl_reply_ok(tv->call);
     list_del(&tv->link);
     free(tv);
+    /* What was told of a view ends with the last one. */
+    if (list_empty(&t->views))
+        for (size_t i = 0; i < ARRAY_SIZE(of_views); i++)
+            target_settled(t, of_views[i]);
     if (then)
         then(t);
     else

@@ -367,8 +367,10 @@ main(int argc, char **argv)
     };
     memset(b.cfg.vpg.u.b, 0x22, 16);
     {
-        static const struct journal_events ev = { on_durable, on_credit,
-                                                  on_alert, NULL };
+        static const struct journal_events ev = { .durable = on_durable,
+                                                  .credit = on_credit,
+                                                  .alert = on_alert,
+                                                  .arg = NULL };
 
         journal_open(&b.cfg, &ev, on_opened, NULL);
     }

@@ -131,8 +131,10 @@ on_view(void *arg, struct journal_view *v, int res, const struct err *err)
 static void
 open_journal(void)
 {
-    static const struct journal_events ev = { on_durable, on_credit, on_alert,
-                                              NULL };
+    static const struct journal_events ev = { .durable = on_durable,
+                                              .credit = on_credit,
+                                              .alert = on_alert,
+                                              .arg = NULL };
 
     journal_open(&b.cfg, &ev, on_opened, NULL);
     turn_until_flag();
@@ -419,8 +421,10 @@ make_lane(unsigned i, const char *dir, uint64_t batches)
 static void
 restart(const char *dir, unsigned n, uint64_t gib)
 {
-    static const struct journal_events ev = { on_durable, on_credit, on_alert,
-                                              NULL };
+    static const struct journal_events ev = { .durable = on_durable,
+                                              .credit = on_credit,
+                                              .alert = on_alert,
+                                              .arg = NULL };
     uint64_t start, points = 0;
     struct err err = ERR_INIT;
 

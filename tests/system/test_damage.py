@@ -42,6 +42,10 @@ def control(site, method, path, body=None):
         c.close()
 
 
+def damage_alerts(it):
+    return [a for a in it.paris.api.get("/v1/alerts") if a["HelpIdentifier"] == "HF0007"]
+
+
 def scrub(it):
     """A scrub as the manager does it: the same call begins it and tells how far it is."""
     body = {"ScrubIdentifier": str(uuid.uuid4())}
@@ -212,6 +216,12 @@ def as_task(it):
         row = json.loads(out.stdout)["rows"][0]
         check("holdfast scrub: status 1, and what is damaged", row["bad"] == 1 and row["severity"] == "critical"
               and "seg." in row["first_bad"] and "JNL-0061" in out.stderr, row)
+        wait_until("the alert of it", lambda: damage_alerts(it), 20)
+        f.seek(0)
+        f.write(good)
+        f.flush()
+        cli(it, "scrub", "ledger")
+        wait_until("the alert to go when a scrub finds nothing", lambda: not damage_alerts(it), 20)
         it.paris.stop()
         f.seek(0)
         f.write(good)
@@ -397,6 +407,8 @@ def full_store():
             check("no view without space for its scratch: said so", "No space" in str(e) and "JNL-0054" in str(e), e)
         run("mount", "-o", "remount,size=%d" % (640 * MIB), it.paris.store)
         alike(it, "after space was made")
+        wait_until("the alerts of the full store to go", lambda: not [
+            a for a in it.paris.api.get("/v1/alerts") if a["HelpIdentifier"] in ("STR0002", "VRA0007")], 60)
 
 
 def full_source():

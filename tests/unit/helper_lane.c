@@ -47,6 +47,13 @@ on_alert(void *arg, const struct err *e)
     t.unlimit = NULL;
 }
 static void
+on_settled(void *arg, enum err_code code)
+{
+    if (getenv("SHOW"))
+        fprintf(stderr, "settled %s\n", err_code_text(code));
+    t.settled = code;
+}
+static void
 on_opened(void *arg, struct journal *j, int res, const struct err *e)
 {
     t.j = j;
@@ -91,8 +98,11 @@ wait_flag(void)
 int
 jopen(void)
 {
-    static const struct journal_events ev = { on_durable, on_credit, on_alert,
-                                              NULL };
+    static const struct journal_events ev = { .durable = on_durable,
+                                              .credit = on_credit,
+                                              .alert = on_alert,
+                                              .settled = on_settled,
+                                              .arg = NULL };
 
     t.durable = 0;
     journal_open(&t.cfg, &ev, on_opened, NULL);

@@ -18,6 +18,7 @@ struct lane_fixture {
     uint64_t durable;
     unsigned alerts, credits;
     struct err alert, open_err;
+    enum err_code settled; /* the last one */
     bool flag, fixed_seen;
     int res, tell_fd;
     const struct rlimit *unlimit; /* at the next alert */

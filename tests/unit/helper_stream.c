@@ -572,7 +572,9 @@ lab_receiver_start(struct lab *l)
 void
 lab_target_start(struct lab *l)
 {
-    struct journal_events ev = { durable, credit, alert, l };
+    struct journal_events ev = {
+        .durable = durable, .credit = credit, .alert = alert, .arg = l
+    };
     struct journal_config *jc = calloc(1, sizeof *jc);
 
     *jc = (struct journal_config){

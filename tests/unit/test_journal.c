@@ -443,6 +443,7 @@ full_store(void **state)
     close(fd);
     unlink(file);
     wait_durable(t.g.batch_no);
+    assert_int_equal(t.settled, ERR_JNL_0009);
     assert_true(t.credits > 0);
     assert_true(journal_credit(t.j) > 0);
     jclose();

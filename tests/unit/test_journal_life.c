@@ -398,7 +398,10 @@ lanes_take_turns(void **state)
     setup_dir(91, NULL);
     for (unsigned i = 0; i < LANES; i++) {
         struct turn_lane *l = &lanes[i];
-        struct journal_events ev = { lane_durable, lane_credit, lane_alert, l };
+        struct journal_events ev = { .durable = lane_durable,
+                                     .credit = lane_credit,
+                                     .alert = lane_alert,
+                                     .arg = l };
         struct journal_config c = t.cfg;
 
         (void)snprintf(l->dir, sizeof l->dir, "%s/%u", t.dir, i);

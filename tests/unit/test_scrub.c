@@ -88,8 +88,10 @@ wait_flag(void)
 static void
 open_journal(void)
 {
-    static const struct journal_events ev = { on_durable, on_credit, on_alert,
-                                              NULL };
+    static const struct journal_events ev = { .durable = on_durable,
+                                              .credit = on_credit,
+                                              .alert = on_alert,
+                                              .arg = NULL };
 
     journal_open(&t.cfg, &ev, on_opened, NULL);
     wait_flag();
