@@ -23,6 +23,9 @@ struct token_options {
     const char *state, *name;
     uint64_t valid_s;
 };
+struct reset_options {
+    const char *config, *user; /* user NULL: the first administrator */
+};
 struct join_options {
     const char *state, *token_file, *manager;
 };
@@ -33,6 +36,7 @@ int command_token(const struct token_options *o, struct err *err);
 int command_join(const struct join_options *o, struct err *err);
 int command_renew(const char *state, struct err *err);
 int command_scrub(const char *dir, struct err *err);
+int command_reset_password(const struct reset_options *o, struct err *err);
 
 /* These return an exit status and have said what went wrong. */
 int command_run(const char *config_path);

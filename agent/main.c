@@ -139,6 +139,20 @@ run_scrub(const struct arguments *a, const char *operand)
 }
 
 static int
+run_reset(const struct arguments *a, const char *operand)
+{
+    const struct reset_options o = { .config =
+                                         a->config ? a->config : DEFAULT_CONFIG,
+                                     .user = a->user };
+    struct err err = ERR_INIT;
+    int rc;
+
+    UNUSED(operand);
+    rc = command_reset_password(&o, &err);
+    return finish(rc, &err);
+}
+
+static int
 check_config(const char *path)
 {
     struct agent_config cfg;
@@ -215,6 +229,10 @@ static const struct command commands[] = {
     { "renew", "--state DIR",
       "have the running agent renew its certificates now, before their time",
       "state", run_renew },
+    { "reset-password", "[--config FILE] [--user NAME]",
+      "have the running manager set a new random password, which is printed\n"
+      "      once",
+      "config user", run_reset },
     { "scrub", "DIR",
       "read and verify the journal in DIR, which must not be in use", "",
       run_scrub },

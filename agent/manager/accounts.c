@@ -367,3 +367,140 @@ accounts_verify(struct accounts *a, const char *user,
     }
     return 0;
 }
+
+/* --- setting -------------------------------------------------------------------------------- */
+
+struct change {
+    struct job job;
+    struct accounts *a;
+    char user[128];
+    struct secret password;
+    struct scrypt_hash hash;
+    int rc;
+    struct err err;
+    void (*done)(void *arg, int rc, const struct err *err);
+    void *arg;
+};
+
+static void
+put_b64(struct json_writer *w, const char *name, const uint8_t *b, size_t n)
+{
+    char text[TEXT_B64_SIZE(SCRYPT_HASH_SIZE)];
+
+    text_b64_encode(TEXT_B64_STD, b, n, text);
+    json_put_str(w, name, text);
+}
+
+/* As read_record() reads it. */
+static void
+put_record(const struct account *one, struct buf *out)
+{
+    struct json_writer w;
+
+    json_begin(&w, out);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "Name", one->name);
+    json_open_obj(&w, "Scrypt");
+    json_put_u64(&w, "N", one->hash.n);
+    json_put_u64(&w, "R", one->hash.r);
+    json_put_u64(&w, "P", one->hash.p);
+    put_b64(&w, "Salt", one->hash.salt, sizeof one->hash.salt);
+    put_b64(&w, "Hash", one->hash.hash, sizeof one->hash.hash);
+    json_close_obj(&w);
+    json_close_obj(&w);
+}
+
+static int
+save_change(struct change *c)
+{
+    struct account *one = find(c->a, c->user);
+    struct account next = { .hash = c->hash };
+    struct buf text;
+    int rc;
+
+    if (!one)
+        return err_set(&c->err, -ENOENT, ERR_API_0013,
+                       "there is no user %s any more", c->user);
+    memcpy(next.name, one->name, sizeof next.name);
+    buf_init(&text, 4096);
+    put_record(&next, &text);
+    rc = text.failed ? err_set(&c->err, text.failed, ERR_GEN_0002,
+                               "account: out of memory")
+                     : catalog_put(c->a->catalog, "account", one->name,
+                                   (const char *)text.data, &c->err);
+    secret_buf_release(&text);
+    if (rc == 0) {
+        one->hash = c->hash;
+        memset(c->a->throttles, 0, sizeof c->a->throttles);
+    }
+    OPENSSL_cleanse(&next, sizeof next);
+    return rc;
+}
+
+static void
+change_work(struct job *j)
+{
+    struct change *c = container_of(j, struct change, job);
+
+    c->rc = scrypt_make(&c->password, &c->hash, &c->err);
+    secret_wipe(&c->password);
+}
+
+static void
+change_done(struct job *j)
+{
+    struct change *c = container_of(j, struct change, job);
+
+    if (c->rc != -ECANCELED && workers_ending(j->workers))
+        c->rc = -ECANCELED;
+    if (c->rc == 0)
+        c->rc = save_change(c);
+    c->done(c->arg, c->rc, &c->err);
+    OPENSSL_cleanse(c, sizeof *c);
+    free(c);
+}
+
+const char *
+accounts_first(const struct accounts *a)
+{
+    return list_empty(&a->list)
+               ? NULL
+               : list_entry(a->list.next, struct account, link)->name;
+}
+
+int
+accounts_set_password(struct accounts *a, const char *user,
+                      const struct secret *password,
+                      void (*done)(void *arg, int rc, const struct err *err),
+                      void *arg, struct err *err)
+{
+    struct change *c;
+
+    if (!find(a, user))
+        return err_set(err, -ENOENT, ERR_API_0013, "there is no user %s", user);
+    if (password->len < PASSWORD_MIN ||
+        !text_utf8_ok((const char *)password->b, password->len))
+        return err_set(err, -EINVAL, ERR_API_0014,
+                       "a password has %d to %d bytes of UTF-8, the new one has "
+                       "%zu",
+                       PASSWORD_MIN, SECRET_MAX, password->len);
+    c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(err, -EAGAIN, ERR_API_0015, "account: out of memory");
+    c->a = a;
+    (void)snprintf(c->user, sizeof c->user, "%s", user);
+    c->password = *password;
+    c->rc = -ECANCELED;
+    c->err = (struct err)ERR_INIT;
+    c->done = done;
+    c->arg = arg;
+    c->job.work = change_work;
+    c->job.done = change_done;
+    if (workers_submit(a->hasher, &c->job) < 0) {
+        OPENSSL_cleanse(c, sizeof *c);
+        free(c);
+        return err_set(err, -EAGAIN, ERR_API_0015,
+                       "too many logins wait already");
+    }
+    return 0;
+}

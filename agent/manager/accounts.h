@@ -30,6 +30,20 @@ int accounts_verify(struct accounts *a, const char *user,
                     void (*done)(void *arg, int rc), void *arg,
                     unsigned *out_wait_s, struct err *err);
 bool accounts_known(const struct accounts *a, const char *user);
+/* Of the first account there is, as it is spelt; NULL: none. */
+const char *accounts_first(const struct accounts *a);
+
+enum {
+    PASSWORD_MIN = 12
+};
+/* Replace the user's password; who waits after failed logins waits no longer.
+ * It is durable when done is called on the loop's thread with 0; else rc and
+ * err say why it is the old one still (-ECANCELED: the manager stops).  -ENOENT,
+ * -EINVAL (too short), -EAGAIN at once. */
+int accounts_set_password(struct accounts *a, const char *user,
+                          const struct secret *password,
+                          void (*done)(void *arg, int rc, const struct err *err),
+                          void *arg, struct err *err);
 
 /* How long after so many failures, seconds. */
 unsigned account_delay_s(unsigned failures);

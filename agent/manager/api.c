@@ -12,10 +12,11 @@
 #include "manager/sessions.h"
 
 static const struct http_route *const api_tables[] = {
-    api_session_routes,  api_site_routes,   api_inventory_routes,
-    api_settings_routes, api_vpg_routes,    api_point_routes,
-    api_task_routes,     api_alert_routes,  api_misc_routes,
-    api_join_routes,     api_volume_routes, api_renew_routes,
+    api_session_routes,   api_password_routes, api_site_routes,
+    api_inventory_routes, api_settings_routes, api_vpg_routes,
+    api_point_routes,     api_task_routes,     api_alert_routes,
+    api_misc_routes,      api_join_routes,     api_volume_routes,
+    api_renew_routes,
 };
 const struct http_router manager_api_router = { api_tables,
                                                 ARRAY_SIZE(api_tables) };
@@ -24,7 +25,9 @@ static const struct http_route *const peer_tables[] = { api_peer_routes };
 const struct http_router manager_peer_router = { peer_tables,
                                                  ARRAY_SIZE(peer_tables) };
 
-static const struct http_route *const local_tables[] = { api_local_routes };
+static const struct http_route *const local_tables[] = {
+    api_local_routes, api_local_password_routes
+};
 const struct http_router manager_local_router = { local_tables,
                                                   ARRAY_SIZE(local_tables) };
 

@@ -82,6 +82,7 @@ static const char *const names[] = {
     "ResumeProtectionGroupAfterVmReadded",
     /* ours */
     "ScrubJournal",
+    "ChangePassword",
 };
 
 const char *

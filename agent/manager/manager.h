@@ -459,6 +459,7 @@ extern const struct http_route api_session_routes[], api_site_routes[],
     api_inventory_routes[], api_settings_routes[], api_vpg_routes[],
     api_point_routes[], api_task_routes[], api_misc_routes[], api_join_routes[],
     api_peer_routes[], api_local_routes[], api_volume_routes[],
-    api_renew_routes[], api_alert_routes[];
+    api_renew_routes[], api_alert_routes[], api_password_routes[],
+    api_local_password_routes[];
 
 #endif

@@ -177,6 +177,20 @@ sessions_end(struct sessions *s, const char *token)
         drop(s, one);
 }
 
+void
+sessions_end_user(struct sessions *s, const char *user, const char *but_token)
+{
+    struct session *but = but_token ? find(s, but_token) : NULL;
+    struct list *pos, *tmp;
+
+    list_for_each_safe (pos, tmp, &s->list) {
+        struct session *one = list_entry(pos, struct session, link);
+
+        if (one != but && strcasecmp(one->user, user) == 0)
+            drop(s, one);
+    }
+}
+
 bool
 sessions_live(const struct sessions *s, const struct uuid *id)
 {

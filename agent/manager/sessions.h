@@ -36,6 +36,9 @@ const char *
 sessions_check(struct sessions *s, const char *token, uint64_t now_ms,
                enum session_use use, struct uuid *out_id);
 void sessions_end(struct sessions *s, const char *token);
+/* All of a user but the one with this token; NULL: all. */
+void
+sessions_end_user(struct sessions *s, const char *user, const char *but_token);
 bool sessions_live(const struct sessions *s, const struct uuid *id);
 unsigned sessions_count(const struct sessions *s);
 

@@ -138,6 +138,7 @@ int cmd_help(struct app *a, struct err *err);
 int cmd_completion(struct app *a, struct err *err);
 int cmd_login(struct app *a, struct err *err);
 int cmd_logout(struct app *a, struct err *err);
+int cmd_password(struct app *a, struct err *err);
 int cmd_dashboard(struct app *a, struct err *err);
 int cmd_localsite(struct app *a, struct err *err);
 int cmd_sites(struct app *a, struct err *err);

@@ -11,6 +11,7 @@
 #include "common/secret.h"
 #include "common/text.h"
 #include "tui/cli/app.h"
+#include "tui/cli/term.h"
 
 enum {
     TOKEN_TEXT_MAX = 8192
@@ -58,6 +59,82 @@ cmd_logout(struct app *a, struct err *err)
         return -ENOENT;
     rc = app_client_at(a, (size_t)(d - a->sites.defs), &c, err);
     return rc < 0 ? rc : client_logout(c, err);
+}
+
+/* ---- Passwords -------------------------------------------------------------------------- */
+
+static int
+read_password(const char *file, const char *question, struct secret *out,
+              struct err *err)
+{
+    return file ? secret_from_file(out, file, err)
+                : term_password(question, out, err);
+}
+
+/* A new one is asked for twice: what is typed is not seen. */
+static int
+read_new_password(const char *file, struct secret *out, struct err *err)
+{
+    struct secret again;
+    int rc = read_password(file, "new password: ", out, err);
+
+    if (rc < 0 || file)
+        return rc;
+    rc = term_password("the new password again: ", &again, err);
+    if (rc == 0 && !secret_equal(out, &again))
+        rc = err_set(err, -EINVAL, ERR_CLI_0013,
+                     "the two new passwords differ: nothing was changed");
+    secret_wipe(&again);
+    return rc;
+}
+
+static int
+send_passwords(struct app *a, struct client *c, const struct secret *old,
+               const struct secret *next, struct err *err)
+{
+    struct json_writer w;
+    cJSON *answer = NULL;
+    struct buf body;
+    int rc;
+
+    buf_init(&body, 4096);
+    json_begin(&w, &body);
+    json_open_obj(&w, NULL);
+    json_put_str(&w, "OldPassword", (const char *)old->b);
+    json_put_str(&w, "NewPassword", (const char *)next->b);
+    json_close_obj(&w);
+    a->last = c;
+    rc = client_call(c, "PUT", "/v1/session/password", &body, &answer, err);
+    secret_buf_release(&body);
+    cJSON_Delete(answer);
+    return rc;
+}
+
+int
+cmd_password(struct app *a, struct err *err)
+{
+    const struct site_def *d;
+    struct secret old, next;
+    struct client *c;
+    int rc = app_client(a, &c, err);
+
+    if (rc < 0)
+        return rc;
+    d = client_site(c);
+    old.len = next.len = 0;
+    rc = read_password(a->opt.old_file, "password now: ", &old, err);
+    if (rc == 0)
+        rc = read_new_password(a->opt.new_file, &next, err);
+    if (rc == 0)
+        rc = send_passwords(a, c, &old, &next, err);
+    secret_wipe(&old);
+    secret_wipe(&next);
+    if (rc == 0)
+        (void)fprintf(stderr, "the password of %s at %s is changed%s%s\n",
+                      d->user, d->name,
+                      d->password_file[0] ? "; write the new one into " : "",
+                      d->password_file);
+    return rc;
 }
 
 /* ---- Tokens ----------------------------------------------------------------------------- */

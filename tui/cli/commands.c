@@ -69,6 +69,8 @@ const struct command commands[] = {
       0, 0, 0, NULL, cmd_login },
     { "logout", NULL, "", "end the session",
       0, 0, 0, NULL, cmd_logout },
+    { "password", NULL, "", "change your password; your other sessions end",
+      G_PASSWORD, 0, 0, NULL, cmd_password },
     { "completion", NULL, "", "print completion for bash: eval \"$(holdfast completion)\"",
       0, 0, 0, NULL, cmd_completion },
     { "help", NULL, "[COMMAND]", "this text, or help on a command",

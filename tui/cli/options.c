@@ -59,6 +59,10 @@ const struct option_def option_defs[] = {
     { "dial", "SIDE", AT(dial), false, G_CREATE, "who opens the data connection: protected (default) or recovery" },
     { "host", "HOST:PORT", AT(host), false, G_PAIR, "the other manager's port for managers" },
     { "token-file", "FILE", AT(token_file), false, G_PAIR, "with the pairing token; - (default): standard input" },
+    { "old-file", "FILE", AT(old_file), false, G_PASSWORD,
+      "with the password that is valid now, mode 0600; without it you are asked" },
+    { "new-file", "FILE", AT(new_file), false, G_PASSWORD,
+      "with the new one, mode 0600; without it you are asked, twice" },
     { "valid", "TIME", AT(valid), false, G_TOKEN, "how long the token may be used: up to 15min (default)" },
 };
 /* clang-format on */

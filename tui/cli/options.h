@@ -27,6 +27,7 @@ enum option_group {
     G_DELETE = 2048,
     G_VMS = 4096,   /* a choice of VMs */
     G_EMPTY = 8192, /* no command: an empty value is one too */
+    G_PASSWORD = 16384,
 };
 
 enum output {
@@ -51,6 +52,7 @@ struct options {
     const char *ctx, *output, *filter, *sort, *columns, *reason, *confirm;
     const char *point, *at, *from, *to, *limit, *timeout;
     const char *notes, *host, *token_file, *role, *valid;
+    const char *old_file, *new_file;
     const char *to_site, *from_site, *store, *history, *rpo, *interval;
     const char *priority, *journal_limit, *scratch_limit, *dial;
     enum output out;               /* from output */
