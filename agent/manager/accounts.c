@@ -222,6 +222,10 @@ accounts_open(struct http_loop *loop, struct catalog *catalog,
              : err_set(err, -EIO, ERR_GEN_0002, "accounts: no random bytes");
     if (rc == 0)
         rc = import(a, bootstrap_path, err);
+    if (rc == 0 && list_empty(&a->list))
+        rc = err_set(err, -ENOENT, ERR_MGR_0019,
+                     "the catalog holds no account: it is not the one of this "
+                     "site");
     if (rc == 0)
         rc = workers_new(loop, 1, HASH_QUEUE_MAX, &a->hasher, err);
     if (rc < 0) {

@@ -280,6 +280,18 @@ keys_rebuild(struct manager *m, struct err *err)
     return 0;
 }
 
+static int
+load_ca_key(struct manager *m, struct err *err)
+{
+    int rc = pki_key_load(m->cfg.ca_key_path, &m->keys->ca_key, err);
+
+    if (rc != -ENOENT)
+        return rc;
+    return err_set(err, rc, ERR_MGR_0019,
+                   "%s, the key of the site's CA, is missing",
+                   m->cfg.ca_key_path);
+}
+
 int
 keys_load(struct manager *m, struct err *err)
 {
@@ -304,10 +316,12 @@ keys_load(struct manager *m, struct err *err)
     if (rc == 0)
         rc = load_one(m->cfg.ca_path, &k->ca, &k->ca_pem, err);
     if (rc == 0)
-        rc = pki_key_load(m->cfg.ca_key_path, &k->ca_key, err);
-    if (rc == 0)
+        rc = load_ca_key(m, err);
+    if (rc == 0) {
         rc = catalog_get(m->catalog, "revocation", "list", load_list, k, err);
-    if (rc == 0 || rc == -ENOENT)
+        rc = rc == -ENOENT ? 0 : rc;
+    }
+    if (rc == 0)
         rc = make_crl(m, err);
     return rc;
 }

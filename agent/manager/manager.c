@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <event2/event.h>
 
@@ -83,11 +84,27 @@ start_listeners(struct manager *m, struct err *err)
     return rc;
 }
 
+/* init leaves the first administrator in a file, which goes when the catalog has
+ * him: with neither of the two this is no new site, but one that lost its catalog. */
+static int
+check_catalog(const struct manager *m, struct err *err)
+{
+    if (access(m->cfg.catalog_path, F_OK) == 0 ||
+        access(m->cfg.bootstrap_path, F_OK) == 0)
+        return 0;
+    return err_set(err, -ENOENT, ERR_MGR_0019,
+                   "%s is missing: with it this site's accounts, pairings and "
+                   "VPGs",
+                   m->cfg.catalog_path);
+}
+
 static int
 load_all(struct manager *m, struct err *err)
 {
-    int rc = catalog_open(m->cfg.catalog_path, &m->catalog, err);
+    int rc = check_catalog(m, err);
 
+    if (rc == 0)
+        rc = catalog_open(m->cfg.catalog_path, &m->catalog, err);
     if (rc == 0)
         rc = accounts_open(m->loop, m->catalog, m->cfg.bootstrap_path,
                            &m->accounts, err);
