@@ -108,7 +108,7 @@ static void
 put_history(struct json_writer *w, struct manager *m, const struct vpg *v)
 {
     const cJSON *t = vpgs_last_target(m, v);
-    uint64_t actual = json_u64_or(t, "ActualHistorySeconds", 0) / 60;
+    uint64_t actual = vpgs_history_s(m, v) / 60;
 
     json_open_obj(w, "HistoryStatusApi");
     json_put_u64(w, "ActualHistoryInMinutes", actual);

@@ -202,6 +202,9 @@ const cJSON *vpgs_source(struct manager *m, const struct vpg *v);
 const cJSON *vpgs_target(struct manager *m, const struct vpg *v);
 /* What the recovery side said last, however long ago. */
 const cJSON *vpgs_last_target(struct manager *m, const struct vpg *v);
+/* From the oldest point until now, by the clock on the wall as points show it; 0
+ * when there is none. */
+uint64_t vpgs_history_s(struct manager *m, const struct vpg *v);
 /* -1 when there is no point. */
 int64_t vpgs_rpo_ms(struct manager *m, const struct vpg *v);
 void vpgs_sample(struct manager *m);

@@ -234,6 +234,21 @@ vpgs_rpo_ms(struct manager *m, const struct vpg *v)
                : rpo + (int64_t)(http_loop_now_ms() - r->heard_ms);
 }
 
+/* Not the age that the journal says: that does not count the time its replicator
+ * was down, and stands still while nothing is heard. */
+uint64_t
+vpgs_history_s(struct manager *m, const struct vpg *v)
+{
+    const char *stamp = NULL;
+    uint64_t oldest_ms = 0, now_ms = wall_ms();
+
+    if (json_str(json_get(vpgs_last_target(m, v), "Oldest"), "TimeStamp",
+                 JSON_OPTIONAL, &stamp, NULL) != 1 ||
+        time_parse(stamp, &oldest_ms) < 0 || oldest_ms > now_ms)
+        return 0;
+    return (now_ms - oldest_ms) / 1000;
+}
+
 struct vpg_facts
 vpgs_facts(struct manager *m, struct vpg *v)
 {
@@ -257,7 +272,7 @@ vpgs_facts(struct manager *m, struct vpg *v)
     (void)json_bool(source, "LinkUp", JSON_OPTIONAL, &f.source_link, NULL);
     (void)json_bool(target, "LinkUp", JSON_OPTIONAL, &f.target_link, NULL);
     f.has_points = oldest != NULL;
-    f.actual_history_s = json_u64_or(last, "ActualHistorySeconds", 0);
+    f.actual_history_s = vpgs_history_s(m, v);
     if (json_u64(source, "ProgressPercent", JSON_OPTIONAL, 0, 100, &progress,
                  NULL) == 1 ||
         json_u64(target, "ProgressPercent", JSON_OPTIONAL, 0, 100, &progress,

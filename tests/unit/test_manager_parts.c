@@ -714,6 +714,39 @@ times(void **state)
             fail_msg("%s was taken", bad[i]);
 }
 
+/* --- how far back ------------------------------------------------------------------------------------ */
+
+/* The oldest point is four minutes old, the journal was up for 64 s of them, and
+ * for the last two and a half nothing was heard. */
+static void
+history_of_an_outage(void **state)
+{
+    static struct manager m;
+    static struct replicator r;
+    static struct vpg v = { .history_s = 3600, .state = VPG_ACTIVE };
+    char json[400], stamp[TIME_SIZE];
+    struct vpg_facts f;
+
+    list_init(&m.replicators);
+    list_init(&m.peers);
+    list_init(&r.link);
+    (void)snprintf(json, sizeof json,
+                   "{\"Targets\":[{\"VpgIdentifier\":"
+                   "\"00000000-0000-0000-0000-000000000000\","
+                   "\"ActualHistorySeconds\":64,"
+                   "\"Oldest\":{\"TimeStamp\":\"%s\"}}]}",
+                   time_text(wall_ms() - 240000, stamp));
+    r.status = cJSON_Parse(json);
+    assert_non_null(r.status);
+    list_push_back(&m.replicators, &r.link);
+    f = vpgs_facts(&m, &v);
+    assert_in_range(f.actual_history_s, 239, 300);
+    assert_in_range(f.age_s, 239, 300);
+    assert_false(vpg_history_short(&f));
+    assert_false(vpg_history_half(&f));
+    cJSON_Delete(r.status);
+}
+
 int
 main(void)
 {
@@ -730,6 +763,7 @@ main(void)
         cmocka_unit_test(workers_bounded),
         cmocka_unit_test(workers_end),
         cmocka_unit_test(times),
+        cmocka_unit_test(history_of_an_outage),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
