@@ -503,6 +503,10 @@ commit_edit(struct http_req *rq, struct manager *m, struct draft *d)
                         v->name);
         return;
     }
+    if (settings_same_places(d->tree, v, &err) < 0) {
+        http_reply_err(rq, 400, &err);
+        return;
+    }
     if (ops_running(m, &v->id.u)) {
         http_reply_fail(rq, 409, ERR_MGR_0011,
                         "VPG %s: another task is still running", v->name);

@@ -394,6 +394,9 @@ int settings_to_vpg(struct manager *m, const cJSON *tree, struct vpg **out_vpg,
                     struct err *err);
 int settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
                    struct err *err);
+/* Do they name the sites, store and replicator that the VPG has, or none? */
+int
+settings_same_places(const cJSON *tree, const struct vpg *v, struct err *err);
 
 /* --- space.c ---------------------------------------------------------------------------- */
 

@@ -210,6 +210,64 @@ bytes_of(const cJSON *limit, const char *name, uint64_t *out, struct err *err)
     return 0;
 }
 
+static int
+check_percent(const cJSON *limit, const char *what, struct err *err)
+{
+    static const char *const names[] = { "HardLimitInPercent",
+                                         "WarningThresholdInPercent" };
+    uint64_t percent;
+
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (json_u64(limit, names[i], JSON_OPTIONAL, 0, 100, &percent, err) < 0)
+            return err_prefix(err, "%s.Limitation", what);
+    }
+    return 0;
+}
+
+/* What an edit says of places: they stay while the VPG is protected. */
+static int
+check_place(const cJSON *part, const char *part_name, const char *name,
+            const struct uuid *is, const struct vpg *v, struct err *err)
+{
+    struct uuid said;
+    int rc = json_uuid(part, name, JSON_OPTIONAL, &said, err);
+
+    if (rc < 0 || (rc == 1 && !uuid_equal(&said, is)))
+        return err_set(err, -EINVAL, ERR_MGR_0009,
+                       "%s.%s cannot be changed while VPG %s is protected",
+                       part_name, name, v->name);
+    return 0;
+}
+
+int
+settings_same_places(const cJSON *tree, const struct vpg *v, struct err *err)
+{
+    const struct {
+        const char *part, *name;
+        const struct uuid *is;
+    } places[] = {
+        { "Basic", "ProtectedSiteIdentifier", &v->protected_site },
+        { "Basic", "RecoverySiteIdentifier", &v->recovery_site },
+        { "Journal", "DatastoreIdentifier", &v->store },
+        { "Recovery", "DefaultDatastoreIdentifier", &v->store },
+        { "Recovery", "DefaultHostIdentifier", &v->target },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+        const cJSON *was =
+            json_get(json_get(v->settings, places[i].part), places[i].name);
+        const cJSON *part = json_get(tree, places[i].part);
+
+        /* What it was made with it may say again. */
+        if (was && cJSON_Compare(was, json_get(part, places[i].name), true))
+            continue;
+        if (check_place(part, places[i].part, places[i].name, places[i].is, v,
+                        err) < 0)
+            return -EINVAL;
+    }
+    return 0;
+}
+
 int
 settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
                struct err *err)
@@ -248,7 +306,9 @@ settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
         priority_of(basic, &v->priority, err) < 0 ||
         bytes_of(journal, "HardLimitInMB", &v->hard_bytes, err) < 0 ||
         bytes_of(journal, "WarningThresholdInMB", &v->warn_bytes, err) < 0 ||
-        bytes_of(scratch, "HardLimitInMB", &v->scratch_bytes, err) < 0)
+        bytes_of(scratch, "HardLimitInMB", &v->scratch_bytes, err) < 0 ||
+        check_percent(journal, "Journal", err) < 0 ||
+        check_percent(scratch, "Scratch", err) < 0)
         return -EINVAL;
     if (v->hard_bytes && v->warn_bytes > v->hard_bytes)
         return bad(err,
