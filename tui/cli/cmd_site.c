@@ -623,6 +623,24 @@ put_settings(struct app *a, const struct plan *p, struct buf *out)
     json_close_obj(&w);
 }
 
+/* A VPG that is refused leaves nothing behind. */
+static void
+abandon_settings(struct client *c, const char *id)
+{
+    struct err ignored = ERR_INIT;
+    cJSON *answer = NULL;
+    struct buf path;
+
+    buf_init(&path, 1024);
+    (void)buf_addf(&path, "/v1/vpgSettings/");
+    url_escape(&path, id);
+    if (!path.failed)
+        (void)client_call(c, "DELETE", (const char *)path.data, NULL, &answer,
+                          &ignored);
+    cJSON_Delete(answer);
+    buf_release(&path);
+}
+
 int
 cmd_create(struct app *a, struct err *err)
 {
@@ -655,6 +673,8 @@ cmd_create(struct app *a, struct err *err)
         rc = app_task(a, c, "POST", (const char *)path.data, NULL, what, id,
                       err);
     }
+    if (rc < 0 && !id[0] && cJSON_IsString(settings))
+        abandon_settings(c, settings->valuestring);
     if (rc == 0)
         rc = app_print_task(a, c, id, err);
     cJSON_Delete(settings);
