@@ -527,7 +527,8 @@ forget_pushed(struct manager *m, struct replicator *r)
 }
 
 static void
-polled(struct manager *m, struct replicator *r, struct rpc *rpc)
+polled(struct manager *m, struct replicator *r, struct rpc *rpc,
+       uint64_t asked_ms)
 {
     const char *started = "";
 
@@ -538,6 +539,7 @@ polled(struct manager *m, struct replicator *r, struct rpc *rpc)
     r->status = rpc->json;
     rpc->json = NULL;
     r->heard_ms = http_loop_now_ms();
+    r->asked_ms = asked_ms;
     r->error[0] = '\0';
     (void)json_str(json_get(r->status, "Replicator"), "StartedAt",
                    JSON_OPTIONAL, &started, NULL);
@@ -574,7 +576,7 @@ errand_done(struct rpc *rpc)
         (void)snprintf(r->error, sizeof r->error, "%s", rpc->err.msg);
         r->next_ms += RETRY_MS - POLL_MS;
     } else if (r && e->what == POLL) {
-        polled(m, r, rpc);
+        polled(m, r, rpc, e->number);
     } else if (r) {
         pushed(m, r, e);
     }
@@ -797,7 +799,7 @@ fleet_tick(struct manager *m)
 
     list_for_each (pos, &m->replicators) {
         struct replicator *r = list_entry(pos, struct replicator, link);
-        struct errand e = { .what = POLL };
+        struct errand e = { .what = POLL, .number = now };
 
         if (!r->busy && !r->revoked && r->dest && now >= r->next_ms)
             (void)send_errand(m, r, "GET", "/control/v1/status", NULL, &e);

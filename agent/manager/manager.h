@@ -74,6 +74,7 @@ struct replicator {
     uint64_t heard_ms; /* monotonic; 0: never */
     char error[ERR_MSG_MAX];
     /* ours only */
+    uint64_t asked_ms;     /* monotonic: when what it said last was asked for */
     struct issued *issued; /* oldest first */
     unsigned n_issued;
     struct dest *dest;

@@ -12,6 +12,7 @@
 enum {
     REACH_MS = 30000, /* how long another program may be away */
     DURABLE_MS = 180000,
+    HEAR_MS = 5000, /* for a replicator that does not say how it is */
 };
 
 static struct vpg *
@@ -649,11 +650,29 @@ force_sync(struct op *op)
     return tell_source(op, "/forcesync");
 }
 
+/* When the task has ended the VPG shows what it did: the state that the source
+ * says is one that was asked for after it had been told. */
+static enum op_verdict
+hear_source(struct op *op)
+{
+    const struct vpg *v = vpgs_find(op->m, &op->vpg);
+    struct replicator *r = v ? fleet_find(op->m, &v->source) : NULL;
+
+    if (!r || r->asked_ms > op->step_ms ||
+        http_loop_now_ms() - op->step_ms >= HEAR_MS)
+        return OP_NEXT;
+    r->next_ms = 0;
+    return OP_WAIT;
+}
+
 static const struct op_step pause_steps[] = { { "Pause", pause_source },
+                                              { "Hear", hear_source },
                                               { NULL, NULL } };
 static const struct op_step resume_steps[] = { { "Resume", resume_source },
+                                               { "Hear", hear_source },
                                                { NULL, NULL } };
 static const struct op_step force_steps[] = { { "ForceSync", force_sync },
+                                              { "Hear", hear_source },
                                               { NULL, NULL } };
 const struct op_type op_pause = { "PauseProtectionGroup", 42, pause_steps,
                                   NULL };
