@@ -425,7 +425,11 @@ vpg_rows(void **state)
         { "[{\"Status\":2,\"SubStatus\":24,\"RecoverySite\":{\"type\":"
           "\"LocalSiteApi\"}}]",
           "Source silent", SEV_WARNING },
-        { "[{\"Status\":2,\"SubStatus\":24}]", "Site silent", SEV_WARNING },
+        { "[{\"Status\":2,\"SubStatus\":24}]", "No link", SEV_WARNING },
+        { "[{\"Status\":2,\"SubStatus\":24,\"SourceState\":\"Connecting\"}]",
+          "No link", SEV_WARNING },
+        { "[{\"Status\":2,\"SubStatus\":24,\"SourceState\":null}]",
+          "Agent silent", SEV_WARNING },
         { "[{\"Status\":1,\"SubStatus\":0,\"ActiveProcessesApi\":{"
           "\"RunningFailOverTestApi\":{\"Stage\":\"x\"}}}]",
           "Test running", SEV_PROGRESS },
@@ -459,6 +463,9 @@ stale_rows(void **state)
     static const char vpg[] =
         "[{\"Status\":1,\"SubStatus\":0,\"RecoverySite\":{\"type\":"
         "\"PeerSiteApi\",\"identifier\":\"b\"}}]";
+    static const char silent[] =
+        "[{\"Status\":2,\"SubStatus\":24,\"RecoverySite\":{\"type\":"
+        "\"PeerSiteApi\",\"identifier\":\"b\"}}]";
     static const char down[] =
         "[{\"SiteIdentifier\":\"B\",\"LinkState\":\"Disconnected\","
         "\"LastContact\":\"2026-03-14T12:27:43.123Z\"}]";
@@ -471,6 +478,11 @@ stale_rows(void **state)
     assert_int_equal((int)rows_field(&r, 0, "stale_for")->number, 192);
     rows_release(&r);
     assert_true(vpg_cell(vpg, "stale", up, &r)->number == 0);
+    rows_release(&r);
+    assert_string_equal(vpg_cell(silent, "state", down, &r)->text,
+                        "Site silent");
+    rows_release(&r);
+    assert_string_equal(vpg_cell(silent, "state", up, &r)->text, "No link");
     rows_release(&r);
 }
 

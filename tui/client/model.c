@@ -366,8 +366,23 @@ test_runs(const cJSON *v)
                     "RunningFailOverTestApi") != NULL;
 }
 
+/* Seen at the protected site, the two replicators having no connection: does the
+ * other site not answer, or our own replicator, or is it the link alone? */
+static const char *
+silent_word(const cJSON *v, int64_t stale)
+{
+    const cJSON *source = json_get(v, "SourceState");
+
+    if (same(str(json_get(v, "RecoverySite"), "type"), "LocalSiteApi"))
+        return "Source silent";
+    if (stale >= 0)
+        return "Site silent";
+    return cJSON_HasObjectItem(v, "SourceState") && !source ? "Agent silent"
+                                                            : "No link";
+}
+
 static struct state
-vpg_state(const cJSON *v)
+vpg_state(const cJSON *v, int64_t stale)
 {
     static const struct state unknown = { "?", SEV_UNKNOWN };
     struct state s = unknown;
@@ -383,9 +398,8 @@ vpg_state(const cJSON *v)
         s.severity =
             sub == 24 ? SEV_WARNING
                       : MAX(s.severity, substatus_words[(size_t)sub].severity);
-        if (sub == 24 &&
-            !same(str(json_get(v, "RecoverySite"), "type"), "LocalSiteApi"))
-            s.word = "Site silent";
+        if (sub == 24)
+            s.word = silent_word(v, stale);
     } else if (test_runs(v) && s.severity == SEV_GOOD) {
         s = (struct state){ "Test running", SEV_PROGRESS };
     }
@@ -432,7 +446,7 @@ add_vpg(const struct model *m, const cJSON *v, struct rows *out)
     static const char *const priority[] = { "low", "medium", "high" };
     const cJSON *history = json_get(v, "HistoryStatusApi");
     int64_t stale = model_vpg_stale(m, v);
-    struct state s = vpg_state(v);
+    struct state s = vpg_state(v, stale);
     double n;
 
     rows_add(out);
@@ -518,7 +532,7 @@ model_vms(const struct model *m, struct rows *out)
     const cJSON *v;
 
     cJSON_ArrayForEach (v, m->vms) {
-        struct state s = vpg_state(v);
+        struct state s = vpg_state(v, model_vpg_stale(m, v));
 
         rows_add(out);
         rows_set_number(out, "severity", s.severity);
