@@ -211,7 +211,7 @@ struct journal {
     struct scrub *check; /* of something suspect */
     struct jdamage damage;
     bool recovering, ready, runs_suspect, man_afresh;
-    struct err found; /* for an alert once it is open */
+    struct err found;  /* for an alert once it is open */
     uint64_t short_ns; /* when history was cut short last */
 
     struct journal_stats st;
