@@ -74,6 +74,9 @@ care_run(struct io_work *w)
     } else if (c->n_recs || (c->sync && c->gen)) {
         c->points_res = points_append(c, &c->err);
     }
+    c->given =
+        journal_no_space_error(c->points_res) &&
+        reserve_give(j->reserve, POINTS_HEADER + c->n_live * POINTS_REC, 0);
 }
 
 /* SEG_SEAL (or SEG_DEL of an empty one) is durable. */
@@ -107,6 +110,7 @@ sealed_logged(void *arg, int res)
     }
     free(s);
     free(d);
+    journal_recycle(j); /* it may have been promoted already */
     journal_retain(j);
     journal_job_done(j);
 }
@@ -157,7 +161,8 @@ care_done(struct io_work *w)
     c->active = false;
     if (c->points_res < 0) {
         /* What is in the file is not known any more: write it afresh. */
-        journal_alert(j, &c->err);
+        if (!c->given)
+            journal_alert(j, &c->err);
         j->points.gen = MAX(j->points.gen, c->gen);
         j->points.unwritten = points_count(&j->points);
         j->points.in_file = 0;
@@ -185,7 +190,7 @@ care_done(struct io_work *w)
         while ((l = list_pop_front(&j->sealing)) != NULL)
             free(list_entry(l, struct jsegment, link));
     }
-    if (c->points_res == 0)
+    if (c->points_res == 0 || c->given)
         journal_care_kick(j);
     journal_job_done(j);
 }
@@ -208,6 +213,7 @@ journal_care_kick(struct journal *j)
     c->rewrite = (p->unwritten && (p->gen == 0 || p->in_file == 0)) ||
                  (p->in_file > live && p->in_file - live > POINTS_DEAD &&
                   p->in_file - live > live);
+    c->n_live = live;
     n = c->rewrite ? live : p->unwritten;
     if (n) {
         c->recs = malloc(n * sizeof *c->recs);

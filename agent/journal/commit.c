@@ -113,6 +113,7 @@ journal_append(struct journal *j, void *bytes, size_t size, size_t mem_size,
         return rc;
     }
     memset(b->bytes + size, 0, b->disk_size - size);
+    b->room = journal_batch_room(&b->v);
     no = b->v.hdr.batch_no;
     j->rx_batch = no;
     j->rx_seq = b->v.hdr.last_seq;
@@ -191,6 +192,10 @@ note_cut(struct journal *j, const struct batch_view *v, uint32_t i,
         return 0; /* a number that does not rise */
     if (rc == -EEXIST)
         rc = 0; /* known; its tag may not have reached the disk */
+    if (rc == 0 && j->given_up) {
+        j->given_up = false;
+        journal_settled(j, ERR_JNL_0018);
+    }
     if (rc == 0 && c.tag_len) {
         struct man_rec r = { .type = MAN_TAG, .u.tag.cut_no = c.cut_no };
 
@@ -290,8 +295,9 @@ write_start(struct journal *j)
     while (n < JOURNAL_IOV && !list_empty(&j->queue)) {
         struct jbatch *b = list_entry(j->queue.next, struct jbatch, link);
 
-        if (!fits(s, b))
+        if (!fits(s, b) || (n > 0 && !journal_covers(j, s, b->room)))
             break;
+        s->room += b->room;
         list_del(&b->link);
         list_push_back(&j->inflight, &b->link);
         b->off = s->end;
@@ -315,7 +321,10 @@ static void
 retire_open(struct journal *j, bool no_footer)
 {
     struct jsegment *s = j->open;
+    struct man_seg *m = man_state_seg(&j->man.state, s->header.no);
 
+    if (m)
+        m->room = s->room;
     j->open = NULL;
     s->no_footer = no_footer;
     s->offer = j->offer;
@@ -339,7 +348,9 @@ write_failed(struct journal *j, int res, const char *what)
     list_splice_back(&j->inflight, &j->queue);
     list_splice_back(&j->queue, &j->inflight);
     retire_open(j, true);
-    if (++j->write_failures >= WRITE_FAILURES)
+    if (journal_no_space_error(res)) /* no preallocation there; the tick goes on */
+        journal_no_space(j, &e);
+    else if (++j->write_failures >= WRITE_FAILURES)
         journal_stop(j, &e);
     else
         journal_commit_kick(j);
@@ -549,21 +560,13 @@ opening_failed(struct journal *j)
     struct jopening *o = &j->opening;
 
     o->active = false;
-    if ((o->res == -ENOSPC || o->res == -EDQUOT) &&
-        j->seg_size > j->cfg.segment_min) {
+    if (journal_no_space_error(o->res) && j->seg_size > j->cfg.segment_min) {
         /* A smaller one may fit still: a busy lane must not stand while there
          * is room for what an idle one would use. */
         smaller_size(j);
         journal_commit_kick(j);
-    } else if (o->res == -ENOSPC || o->res == -EDQUOT) {
-        if (!j->no_space) {
-            (void)err_prefix(&o->err, "the store is full");
-            o->err.code = ERR_JNL_0009;
-            journal_alert(j, &o->err);
-        }
-        j->no_space = true;
-        journal_credit_changed(j);
-        journal_retain(j);
+    } else if (journal_no_space_error(o->res)) {
+        journal_no_space(j, &o->err);
     } else if (++o->failures >= WRITE_FAILURES) {
         journal_stop(j, &o->err);
     } else {
@@ -608,11 +611,7 @@ opening_done(struct io_work *w)
         return;
     }
     o->failures = 0;
-    if (j->no_space) {
-        j->no_space = false;
-        journal_settled(j, ERR_JNL_0009);
-        journal_credit_changed(j);
-    }
+    journal_space_found(j, !o->recycle);
     s->header = o->header;
     s->file = o->file;
     s->tables = t;
@@ -641,15 +640,20 @@ opening_start(struct journal *j)
     uint64_t need = SEG_HEADER_SIZE + b->disk_size +
                     seg_footer_size(1, b->v.hdr.n_entries, b->v.hdr.n_chunks,
                                     b->v.hdr.n_entries);
-    uint64_t size = round_up(MAX(j->seg_size, need), SEG_ALIGN);
+    uint64_t least = MAX(need, j->cfg.segment_min);
+    uint64_t limit = journal_hard_limit(j), size = MAX(j->seg_size, need);
 
-    if (o->active)
+    if (o->active || journal_cover(j, NULL, b->room) != COVER_YES)
         return;
-    while (j->cfg.hard_limit_bytes && j->used + size > j->cfg.hard_limit_bytes &&
-           size / 2 >= MAX(need, j->cfg.segment_min))
+    /* History goes in whole segments: a quarter of the limit is the most. */
+    if (limit)
+        size = MIN(size, MAX(limit / 4, least));
+    size = round_up(size, SEG_ALIGN);
+    while (limit && j->used + size > limit && size / 2 >= least)
         size = round_up(size / 2, SEG_ALIGN);
-    if (j->cfg.hard_limit_bytes && j->used + size > j->cfg.hard_limit_bytes &&
-        j->man.state.n_segs > 0) {
+    /* The newest segment stays until there is one behind it, also when it fills
+     * the limit alone. */
+    if (limit && j->used + size > limit && j->man.state.n_segs > 1) {
         if (!j->at_limit) {
             j->at_limit = true;
             journal_credit_changed(j);
@@ -659,6 +663,8 @@ opening_start(struct journal *j)
     }
     if (j->at_limit) {
         j->at_limit = false;
+        if (!j->no_space)
+            journal_held_set(j, JOURNAL_NOT_HELD);
         journal_credit_changed(j);
     }
     o->header = (struct seg_header){
@@ -674,7 +680,10 @@ opening_start(struct journal *j)
     o->recycle = o->drop = false;
     if (j->n_free > 0) {
         o->recycle_no = j->free_files[--j->n_free];
-        o->recycle = j->free_sizes[j->n_free] >= size;
+        /* Not one that would go beyond the limit by its size. */
+        o->recycle =
+            j->free_sizes[j->n_free] >= size &&
+            (!limit || j->free_sizes[j->n_free] <= MAX(limit / 4, size));
         o->drop = !o->recycle;
     }
     o->reserve = j->cfg.disk_reserve_bytes;
@@ -740,8 +749,17 @@ journal_commit_kick(struct journal *j)
     }
     b = list_entry(j->queue.next, struct jbatch, link);
     if (fits(j->open, b)) {
+        switch (journal_cover(j, j->open, b->room)) {
+        case COVER_YES: break;
+        case COVER_LATER: return;
+        case COVER_NO: /* what is in it can be promoted only when it is sealed */
+            if (j->open && j->open->batches > 0)
+                retire_open(j, false);
+            return;
+        }
         if (!turn_taken(j))
             return;
+        journal_space_found(j, false);
         j->jobs++;
         write_start(j);
         return;

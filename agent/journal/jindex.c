@@ -295,7 +295,8 @@ build_kick(struct jindex *ix)
 {
     struct builder *b = &ix->build;
 
-    if (!ix->started || ix->closing || b->running || io_timer_armed(&b->retry))
+    if (!ix->started || ix->closing || b->running || b->paused ||
+        io_timer_armed(&b->retry))
         return;
     if (runset_plan_build(ix->rs, &b->plan) <= 0)
         return;
@@ -389,6 +390,14 @@ jindex_unhold(struct jindex *ix, uint32_t no)
     set_released(ix);
 }
 
+void
+jindex_pause_builds(struct jindex *ix, bool paused)
+{
+    ix->build.paused = paused;
+    if (!paused && !ix->closing)
+        io_defer(ix->cfg.loop, &ix->tick);
+}
+
 bool
 jindex_has_run(const struct jindex *ix, const struct run_info *info)
 {
@@ -439,12 +448,14 @@ promote_end(struct jindex *ix, int res)
     if (res == 0) {
         ix->promotions++;
         ix->promoted_bytes += bytes;
-    } else if (pr->err.num < 0) {
+        ix->promote_told = 0;
+    } else if (pr->err.num < 0 && res != ix->promote_told) {
         struct err e;
 
         err_set(&e, res, ERR_JNL_0059, "promotion to %" PRIu64 " stopped: %s",
                 pr->to, pr->err.msg);
         jindex_alert(ix, &e);
+        ix->promote_told = res; /* it is tried again and again */
     }
     jindex_busy_end(ix);
     pr->done(pr->arg, res, bytes);
@@ -489,7 +500,8 @@ promote_step_job(struct io_work *w)
                                  pr->plan, pr->n_plan, &set, &pr->err);
         if (pr->res == 0) {
             pr->set = set;
-            pr->res = promotion_new(set, &ix->cfg.seg, ix->replica, &pr->p);
+            pr->res = promotion_new(set, &ix->cfg.seg, ix->replica,
+                                    ix->cfg.ops.room, ix->cfg.ops.arg, &pr->p);
         }
         if (pr->res == 0)
             pr->res = 1;

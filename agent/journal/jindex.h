@@ -57,6 +57,9 @@ struct jindex_ops {
     void (*alert)(void *arg, const struct err *err);
     /* Segments may have become free: ask jindex_segment_free() again. */
     void (*released)(void *arg);
+    /* Promotion, or the opening of a view, finds the disk full: make room for
+     * about so many bytes, any thread; false: there is none.  May be NULL. */
+    bool (*room)(void *arg, uint64_t bytes);
     void *arg;
 };
 
@@ -114,6 +117,8 @@ void jindex_forget_run(struct jindex *ix, const struct run_info *info);
  * -ENOENT: it is gone; -EBUSY: too many holds. */
 int jindex_hold(struct jindex *ix, uint32_t no);
 void jindex_unhold(struct jindex *ix, uint32_t no);
+/* No runs are built while it holds. */
+void jindex_pause_builds(struct jindex *ix, bool paused);
 bool jindex_has_run(const struct jindex *ix, const struct run_info *info);
 
 /* --- promotion ----------------------------------------------------------- */

@@ -8,7 +8,7 @@
 #include "journal/view.h"
 
 struct builder {
-    bool running;
+    bool running, paused;
     struct io_work work;
     struct build_plan plan;
     struct run_info built;
@@ -136,6 +136,7 @@ struct jindex {
     struct converting conv;
     struct flushing flush;
     uint64_t promotions, promoted_bytes;
+    int promote_told;   /* the error of the last promotion; 0: it went well */
     struct list loaded; /* struct loaded_view, until start */
     struct starting start;
     struct io_task tick;

@@ -6,6 +6,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#define VIEW_ROOM \
+ (32 * KIB) /* of the files of a volume, before it is written */
+
 static void convert_go(struct jindex *ix);
 static void discard_go(struct jindex *ix);
 
@@ -324,19 +327,31 @@ pin_recorded(void *arg, int res)
     open_end(vo);
 }
 
+static int
+open_prepare(struct view_open *vo)
+{
+    return view_prepare(&vo->ix->env, &vo->rec, !vo->loaded,
+                        vo->set ? read_set_ref(vo->set) : NULL, &vo->v,
+                        &vo->err);
+}
+
 static void
 open_job(struct io_work *w)
 {
     struct view_open *vo = container_of(w, struct view_open, work);
+    const struct jindex_ops *ops = &vo->ix->cfg.ops;
     const struct runset_config *rc = runset_config(vo->ix->rs);
 
     if (vo->rec.base_seq == 0)
         vo->res = read_set_build(rc, vo->after, vo->rec.point.seq, vo->plan,
                                  vo->n_plan, &vo->set, &vo->err);
     if (vo->res == 0)
-        vo->res = view_prepare(&vo->ix->env, &vo->rec, !vo->loaded,
-                               vo->set ? read_set_ref(vo->set) : NULL, &vo->v,
-                               &vo->err);
+        vo->res = open_prepare(vo);
+    /* When the store is full is not the moment to have no view of the last good
+     * point: what its files take at first is little. */
+    if ((vo->res == -ENOSPC || vo->res == -EDQUOT) && !vo->loaded &&
+        ops->room && ops->room(ops->arg, vo->rec.cfg.n_vols * VIEW_ROOM))
+        vo->res = open_prepare(vo);
 }
 
 static void

@@ -55,6 +55,10 @@ journal_stop(struct journal *j, const struct err *why)
 
 /* --- the manifest's group commit ------------------------------------------ */
 
+enum {
+    MANIFEST_GROW = 4096, /* of it in an append that failed, at most */
+};
+
 static void man_kick(struct journal *j);
 
 void
@@ -103,6 +107,9 @@ man_run(struct io_work *w)
     struct journal *j = container_of(w, struct journal, man_work);
 
     j->man_res = manifest_write(&j->man_job, &j->man_err);
+    j->man_given =
+        journal_no_space_error(j->man_res) &&
+        reserve_give(j->reserve, j->man_job.bytes.len + MANIFEST_GROW, 0);
 }
 
 static void
@@ -121,20 +128,23 @@ man_done(struct io_work *w)
         j->man_rewrite = false;
         j->man.durable = upto;
         fire_waiters(j, upto, 0);
+    } else if (j->man_given) {
+        j->man_rewrite = true; /* at once, with a piece of the reserve */
     } else {
         /* A file that failed is not appended to again: a fresh one holds all.
          * For space we wait; a disk that fails twice stops the journal. */
         j->man_rewrite = true;
         if (j->man_failures++ == 0)
             journal_alert(j, &j->man_err);
-        if (res != -ENOSPC && j->man_failures >= 2) {
+        if (!journal_no_space_error(res) && j->man_failures >= 2) {
             journal_stop(j, &j->man_err);
             fire_waiters(j, UINT64_MAX, res);
         } else if (j->closing && j->man_failures >= 2) {
             fire_waiters(j, UINT64_MAX, res);
         }
     }
-    if (res == 0 || (res != -ENOSPC && !j->stopped) ||
+    if (res == 0 || j->man_given ||
+        (!journal_no_space_error(res) && !j->stopped) ||
         (j->closing && j->man_failures < 2))
         man_kick(j);
     journal_job_done(j);
@@ -269,6 +279,7 @@ journal_free(struct journal *j)
     journal_turns_leave(j);
     journal_damage_release(j);
     seg_store_free(j->segs);
+    reserve_free(j->reserve);
     if (j->man_loaded)
         manifest_release(&j->man);
     points_release(&j->points);
@@ -291,10 +302,11 @@ on_tick(struct io_timer *t)
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
     man_kick(j);
     journal_damage_tick(j);
+    journal_space_tick(j);
     journal_seal_aged(j);
     journal_care_kick(j);
-    journal_retain(j);
     journal_commit_kick(j);
+    journal_retain(j);
 }
 
 static void
@@ -349,10 +361,14 @@ index_started(void *arg, int res)
         return;
     }
     io_timer_set(&j->tick, JOURNAL_TICK_NS);
+    journal_replica_changed(j);
     journal_care_kick(j);
     journal_recycle(j);
     if (j->found.num)
         journal_alert(j, &j->found);
+    if (j->man.state.any_floor && j->man.state.floor.none &&
+        points_count(&j->points) == 0)
+        journal_tell_given_up(j); /* as before the restart */
     j->opened(j->opened_arg, j, 0, NULL);
 }
 
@@ -379,7 +395,7 @@ open_run(struct io_work *w)
                  .put = seg_store_put,
                  .suspect = seg_store_suspect,
                  .arg = j->segs },
-        .ops = { ix_record, ix_alert, ix_released, j },
+        .ops = { ix_record, ix_alert, ix_released, journal_give, j },
     };
     j->open_res = jindex_new(&ic, &j->ix, &j->open_err);
 }
@@ -648,8 +664,15 @@ journal_set_limits(struct journal *j, uint64_t history_ns,
     j->warned = false;
     journal_log(j, &r);
     journal_log_sync(j, NULL, NULL);
-    journal_retain(j);
     journal_commit_kick(j);
+    journal_retain(j);
+}
+
+void
+journal_set_overwrite(struct journal *j, bool overwrite_full)
+{
+    j->cfg.overwrite_full = overwrite_full;
+    journal_retain(j);
 }
 
 /* --- the lane's tail ------------------------------------------------------- */
@@ -999,6 +1022,9 @@ journal_stats(const struct journal *j, struct journal_stats *out)
     out->promoted_seq = j->man.state.promoted;
     out->floor_cut = j->man.state.any_floor ? j->man.state.floor.cut_no : 0;
     out->stopped = j->stopped;
+    out->full = j->no_space;
+    out->held = j->held;
+    out->reserve_bytes = reserve_size(j->reserve);
     if (n) {
         uint64_t up = journal_up_ns(j), was = points_at(&j->points, 0)->up_ns;
 

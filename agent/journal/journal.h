@@ -41,6 +41,9 @@ struct journal_config {
                                 * history is cut short (promotion), and views
                                 * that pin it are converted or broken */
     uint64_t warn_bytes;
+    /* When the limit is too small to reach the next checkpoint: give up the
+     * points without asking (datapath.md 5.2, resync_full). */
+    bool overwrite_full;
     uint64_t disk_reserve_bytes; /* keep this much free on the disk; 0: 256 MiB
                                   * or 1 % of it, the smaller */
     uint64_t segment_min, segment_max; /* 0: 4 MiB and 64 MiB */
@@ -94,6 +97,7 @@ int journal_destroy(struct io_loop *loop, const char *dir, bool keep_replicas,
 /* New limits while in use. */
 void journal_set_limits(struct journal *j, uint64_t history_ns,
                         uint64_t hard_limit_bytes, uint64_t warn_bytes);
+void journal_set_overwrite(struct journal *j, bool overwrite_full);
 
 /* --- the lane's tail ---------------------------------------------------- */
 
@@ -155,6 +159,11 @@ void journal_sync_flush(struct journal *j, void (*done)(void *arg, int res),
  * before a GAP would hide straight writes of after it for ever. */
 void journal_withdraw_points(struct journal *j,
                              void (*done)(void *arg, int res), void *arg);
+/* The operator's answer to the question of a lane that stands (see enum
+ * journal_held): its points are given up, and the journal is emptied into the
+ * replica until the next checkpoint is offered.  -EBUSY (JNL-0019): it does not
+ * stand.  The lane goes on by itself. */
+int journal_overwrite(struct journal *j, struct err *err);
 
 /* --- checkpoints -------------------------------------------------------- */
 
@@ -223,6 +232,16 @@ size_t journal_views(struct journal *j, struct journal_view **out, size_t max);
 
 /* --- care --------------------------------------------------------------- */
 
+/* Why a lane stands: what the journal holds lies behind the newest offered
+ * checkpoint, so promotion would destroy it (I13, I21), and there is no room
+ * for the entries that would bring the next one.  Until a person decides, or
+ * there is room, the credit is 0 and that checkpoint stays offered. */
+enum journal_held {
+    JOURNAL_NOT_HELD,
+    JOURNAL_HELD_BY_LIMIT, /* the hard limit */
+    JOURNAL_HELD_BY_STORE, /* the store's disk */
+};
+
 struct journal_stats {
     uint64_t used_bytes, limit_bytes, replica_bytes, overlay_bytes;
     uint64_t batches, raw_bytes, stored_bytes; /* since open */
@@ -231,6 +250,9 @@ struct journal_stats {
     uint64_t received_seq, durable_seq, promoted_seq, floor_cut;
     uint64_t history_ns; /* age of the oldest offered point */
     bool stopped;        /* takes no batches; the alert says why */
+    bool full;           /* the store has no room for the next segment */
+    enum journal_held held;
+    uint64_t reserve_bytes; /* of the store, kept for promotion */
 };
 void journal_stats(const struct journal *j, struct journal_stats *out);
 

@@ -1,5 +1,6 @@
 /* The inside of a journal, shared by journal.c (life, tail, questions),
- * commit.c (append, group commit, segments), recover.c and retention.c.
+ * commit.c (append, group commit, segments), care.c, recover.c, retention.c
+ * and space.c.
  * Loop's thread, except where a job says otherwise. */
 #ifndef HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
 #define HOLDFAST_JOURNAL_JOURNAL_INTERNAL_H
@@ -8,6 +9,7 @@
 #include "journal/jindex.h"
 #include "journal/manifest.h"
 #include "journal/points.h"
+#include "journal/reserve.h"
 #include "journal/segment.h"
 
 enum {
@@ -27,7 +29,7 @@ struct jbatch {
     size_t mem_size, disk_size;
     struct batch_view v;
     uint8_t digest[16];
-    uint64_t off;
+    uint64_t off, room; /* room: see jsegment */
 };
 
 /* A segment that takes, or took, batches. */
@@ -39,6 +41,7 @@ struct jsegment {
     uint64_t end;              /* planned, as are the counts */
     uint32_t batches, entries, chunks, cuts;
     uint64_t born_ns;
+    uint64_t room; /* what promoting its batches may allocate in the replica */
     /* sealing: */
     bool no_footer; /* it refuses to be written */
     bool footer_done;
@@ -78,10 +81,11 @@ struct jcare { /* footers and the points file; one job at a time */
     bool rewrite, sync;
     struct points_header head;
     struct point_rec *recs; /* to append, or all (rewrite) */
-    size_t n_recs;
+    size_t n_recs, n_live;
     uint64_t at; /* record number of the first */
     uint32_t gen;
     int seal_res, points_res;
+    bool given; /* of the reserve: try at once */
     struct err err;
 };
 
@@ -107,6 +111,17 @@ struct jdamage {
     int res;
 };
 
+struct jgrow { /* of the reserve; one job at a time */
+    bool active, must;
+    struct journal *j;
+    struct io_work work;
+    uint64_t want, less;
+    int res;
+    struct err err;
+    uint64_t failed_ns; /* 0: the last one did not */
+    bool other, told;   /* it failed, but not for space */
+};
+
 struct jretain {
     bool active;
     bool pressed; /* by size or space, not by age */
@@ -114,6 +129,7 @@ struct jretain {
     struct man_floor floor;
     bool set_floor;
     uint64_t failed_at_ns; /* try again later */
+    bool full;             /* that was for want of space */
     unsigned failures;
 };
 
@@ -124,6 +140,7 @@ struct jturns {
     struct io_loop *loop;
     unsigned disk, refs;
     unsigned active, peak;
+    unsigned giving;     /* lanes that promote on a full disk */
     struct list waiting; /* journal.turn_link */
 };
 
@@ -136,7 +153,7 @@ struct journal {
     uint64_t up_base, up_mono;
 
     struct manifest man;
-    bool man_loaded, man_busy, man_rewrite;
+    bool man_loaded, man_busy, man_rewrite, man_given;
     unsigned man_failures;
     struct manifest_job man_job;
     struct io_work man_work;
@@ -183,6 +200,12 @@ struct journal {
     void (*inc_done)(void *arg, int res);
     void *inc_arg;
 
+    struct reserve *reserve;
+    struct jgrow grow;
+    uint64_t replica_lacks;        /* bytes that are not allocated in it */
+    _Atomic uint64_t reserve_keep; /* what promotion leaves of it */
+    bool giving;                   /* counted in turns->giving */
+
     uint64_t recover_bytes; /* read from segments at the start */
     struct jretain retain;
     struct list withdrawals; /* struct withdrawal, in retention.c */
@@ -193,6 +216,9 @@ struct journal {
     bool recycling;
     bool told_zero; /* credit() has said 0 */
     bool stopped, no_space, at_limit, warned, short_told;
+    bool full_told; /* JNL-0009, until the disk gives a segment again */
+    enum journal_held held;
+    bool given_up; /* points were withdrawn to make room; until the next one */
     struct err stop_err;
     struct io_task plant; /* JOURNAL_PLANT_ACK_BEFORE_SYNC */
     struct io_timer plant_hold;
@@ -272,5 +298,40 @@ int journal_recover(struct journal *j, struct err *err);
 void journal_retain(struct journal *j);
 void journal_recycle(struct journal *j);
 void journal_withdraw_go(struct journal *j);
+void journal_tell_given_up(struct journal *j);
+
+/* space.c */
+static inline bool
+journal_no_space_error(int rc)
+{
+    return rc == -ENOSPC || rc == -EDQUOT;
+}
+uint64_t journal_hard_limit(const struct journal *j); /* in force; 0: none */
+enum journal_held journal_stands(const struct journal *j);
+void journal_held_set(struct journal *j, enum journal_held held);
+uint64_t journal_batch_room(const struct batch_view *v);
+uint64_t journal_tables_room(const struct seg_tables *t);
+uint64_t journal_reserve_want(const struct journal *j);
+uint64_t journal_reserve_left(const struct journal *j);
+/* Does the reserve hold what s (NULL: a new segment) and `room` more may need? */
+bool
+journal_covers(const struct journal *j, const struct jsegment *s, uint64_t room);
+enum journal_cover {
+    COVER_YES,
+    COVER_LATER, /* journal_commit_kick() comes */
+    COVER_NO,    /* journal_no_space() has been called */
+};
+/* The same, and makes it grow. */
+enum journal_cover
+journal_cover(struct journal *j, const struct jsegment *s, uint64_t room);
+void journal_replica_changed(struct journal *j);
+void journal_grow_again(struct journal *j); /* space may have become free */
+/* A piece of the reserve for promotion; any thread. */
+bool journal_give(void *arg, uint64_t bytes);
+void journal_give_begin(struct journal *j);
+void journal_give_end(struct journal *j);
+void journal_space_tick(struct journal *j);
+void journal_no_space(struct journal *j, struct err *why);
+void journal_space_found(struct journal *j, bool from_disk);
 
 #endif

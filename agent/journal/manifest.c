@@ -440,6 +440,7 @@ apply_seg_seal(struct man_state *s, const struct man_seg *g)
     m->incarnation = old.incarnation;
     m->first_batch = old.first_batch;
     m->first_seq = old.first_seq;
+    m->room = old.room;
     memcpy(m->prev_digest, old.prev_digest, 16);
     s->up_ns = MAX(s->up_ns, g->up_ns);
     return 0;

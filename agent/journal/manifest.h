@@ -76,6 +76,7 @@ struct man_seg {
     uint64_t points;     /* records of the points file that are synced */
     uint32_t points_gen; /* of that file */
     uint64_t up_ns;
+    uint64_t room; /* not in the file: what promoting it may allocate */
 };
 struct man_floor {
     uint64_t cut_no, seq;

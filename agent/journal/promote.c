@@ -51,16 +51,21 @@ struct promotion {
     struct ext_rec *bad;
     size_t n_bad;
     uint64_t bytes;
+    bool (*room)(void *arg, uint64_t bytes);
+    void *room_arg;
 };
 
 enum {
     PIECES_MAX = PROMOTE_BUFFER / 512,
     IOV_JOIN = 256,
+    ROOM_TRIES = 3,
+    ROOM_MORE = 256 * 1024, /* than one write needs: asking takes a sync */
 };
 
 int
 promotion_new(struct read_set *set, const struct segment_ops *seg,
-              struct replica *replica, struct promotion **out)
+              struct replica *replica, bool (*room)(void *arg, uint64_t bytes),
+              void *room_arg, struct promotion **out)
 {
     struct promotion *p = calloc(1, sizeof *p);
 
@@ -70,6 +75,8 @@ promotion_new(struct read_set *set, const struct segment_ops *seg,
     p->fetch =
         fetch_new(seg, replica, NULL, PROMOTE_FETCH, (size_t)4 * PROMOTE_FETCH);
     p->replica = replica;
+    p->room = room;
+    p->room_arg = room_arg;
     p->recs = calloc(PROMOTE_RECORDS, sizeof *p->recs);
     p->pieces = calloc(PIECES_MAX, sizeof *p->pieces);
     p->buf = io_mem_alloc(PROMOTE_BUFFER);
@@ -155,6 +162,44 @@ by_key(const void *pa, const void *pb)
     return a->key < b->key ? -1 : a->key > b->key;
 }
 
+static bool
+full(int64_t rc)
+{
+    return rc == -ENOSPC || rc == -EDQUOT;
+}
+
+/* The replica is sparse: a first write of a place allocates.  On a full disk
+ * that is what the reserve is for. */
+static int
+put(struct promotion *p, uint16_t vol, const void *buf, uint64_t len,
+    uint64_t off, struct err *err)
+{
+    int rc = replica_write(p->replica, vol, buf, len, off, err);
+
+    /* Others may take what was given up for us: not all of it, in one go. */
+    for (unsigned i = 0; i < ROOM_TRIES && full(rc) && p->room &&
+                         p->room(p->room_arg, len + ROOM_MORE);
+         i++)
+        rc = replica_write(p->replica, vol, buf, len, off, err);
+    return rc;
+}
+
+/* The pieces of a write, one by one. */
+static int
+put_pieces(struct promotion *p, const struct wr *w, struct err *err)
+{
+    uint64_t off = w->off;
+    int rc = 0;
+
+    for (size_t k = 0; k < w->n && rc == 0; k++) {
+        const struct iovec *v = &p->iov[w->first + k];
+
+        rc = put(p, w->vol, v->iov_base, v->iov_len, off, err);
+        off += v->iov_len;
+    }
+    return rc;
+}
+
 /* Take the next key window; zeros are punched and unknowns noted on the way. */
 static int
 fill_window(struct promotion *p, struct err *err)
@@ -175,9 +220,9 @@ fill_window(struct promotion *p, struct err *err)
         if (r.chunk == EXT_CHUNK_UNKNOWN) {
             rc = add_bad(p, &r, err);
         } else {
-            rc = replica_write(p->replica, (uint16_t)(r.key >> EXT_VOL_SHIFT),
-                               NULL, (uint64_t)r.len512 * 512,
-                               (r.key & EXT_OFF_MASK) * 512, err);
+            rc = put(p, (uint16_t)(r.key >> EXT_VOL_SHIFT), NULL,
+                     (uint64_t)r.len512 * 512, (r.key & EXT_OFF_MASK) * 512,
+                     err);
         }
         if (rc < 0)
             return rc;
@@ -258,7 +303,7 @@ write_here(struct promotion *p, struct err *err)
 
     for (size_t i = 0; i < p->n_wrs; i++) {
         struct wr *w = &p->wrs[i];
-        uint64_t off = w->off;
+        int rc;
 
         p->bytes += w->len;
         w->file = replica_direct(p->replica, w->vol, p->iov[w->first].iov_base,
@@ -267,15 +312,9 @@ write_here(struct promotion *p, struct err *err)
             p->wrs[left++] = *w;
             continue;
         }
-        for (size_t k = 0; k < w->n; k++) {
-            const struct iovec *v = &p->iov[w->first + k];
-            int rc = replica_write(p->replica, w->vol, v->iov_base, v->iov_len,
-                                   off, err);
-
-            if (rc < 0)
-                return rc;
-            off += v->iov_len;
-        }
+        rc = put_pieces(p, w, err);
+        if (rc < 0)
+            return rc;
     }
     p->n_wrs = left;
     return (int)left;
@@ -290,7 +329,8 @@ written(struct promotion *p, struct err *err)
     for (size_t i = 0; i < p->n_wrs && rc == 0; i++) {
         const struct wr *w = &p->wrs[i];
 
-        rc = w->res < 0
+        rc = full(w->res) ? put_pieces(p, w, err)
+             : w->res < 0
                  ? replica_error(p->replica, w->vol, (int)w->res, "written",
                                  w->off, err)
                  : replica_written(p->replica, w->vol, w->len, w->off, err);

@@ -23,9 +23,12 @@ enum {
 
 struct promotion;
 
-/* Takes a reference on set. */
-int promotion_new(struct read_set *set, const struct segment_ops *seg,
-                  struct replica *replica, struct promotion **out);
+/* Takes a reference on set.  room (any thread; may be NULL) is asked when the
+ * disk is full: true, there may be space for so many bytes now. */
+int
+promotion_new(struct read_set *set, const struct segment_ops *seg,
+              struct replica *replica, bool (*room)(void *arg, uint64_t bytes),
+              void *room_arg, struct promotion **out);
 /* 1: more to do; PROMOTE_IO: promotion_io() comes first; 0: everything is written and synced; negative errno. */
 int promotion_step(struct promotion *p, struct err *err);
 /* On the loop's thread; done() later, then the next step. */

@@ -227,6 +227,8 @@ add_sealed(struct journal *j, const struct man_seg *g)
                            .last_seq = g->last_seq };
 
     j->used += g->size;
+    /* How far its entries would go in the replica only its footer tells. */
+    man_state_seg(&j->man.state, g->no)->room = 2 * g->end;
     j->offer = g->offer;
     j->d_seq = g->last_seq;
     if (uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
@@ -350,6 +352,7 @@ adopt(struct journal *j, const struct man_seg *g, struct io_file *f,
         .chunks = seg_tables_chunks(t),
         .cuts = t->n_cuts,
         .born_ns = j->up_mono,
+        .room = journal_tables_room(t),
         .offer = j->offer,
         .last_batch = sc->last_batch,
         .last_seq = sc->last_seq,
@@ -513,6 +516,8 @@ journal_recover(struct journal *j, struct err *err)
         if (rc < 0)
             (void)err_set(err, rc, ERR_GEN_0002, "no memory for a journal");
     }
+    if (rc == 0)
+        rc = reserve_new(j->loop, j->dir, &j->reserve, err);
     if (rc == 0)
         rc = load(j, err);
     j->man.rewrite_at = j->cfg.manifest_rewrite;

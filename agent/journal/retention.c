@@ -4,6 +4,10 @@
  * independent, FLOOR durable (no earlier point is offered from here on), the
  * replica changed and synced, PROMOTED durable, and then the segments and runs
  * that nobody reads go.  Never beyond the newest offered cut (I13).
+ *
+ * When that leaves nothing to promote and there is no room for what would bring
+ * the next checkpoint, the lane stands, and a person is asked (docs/architecture.md,
+ * section 5, "When there is no room").
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -74,11 +78,35 @@ tell_short(struct journal *j, const struct point_rec *k)
         return;
     j->short_told = true;
     (void)err_set(&e, -ENOSPC, ERR_JNL_0010,
-                  "journal %s: %" PRIu64 " MiB used of %" PRIu64
+                  "journal %s: %" PRIu64 " MiB used of %s%" PRIu64
                   " MiB: history is cut to %" PRIu64 " s of %" PRIu64 " s",
-                  j->dir, used_bytes(j) / MIB, j->cfg.hard_limit_bytes / MIB,
-                  age / NSEC_PER_SEC, j->cfg.history_ns / NSEC_PER_SEC);
+                  j->dir, used_bytes(j) / MIB,
+                  j->no_space ? "a store that is full, limit " : "",
+                  j->cfg.hard_limit_bytes / MIB, age / NSEC_PER_SEC,
+                  j->cfg.history_ns / NSEC_PER_SEC);
     journal_alert(j, &e);
+}
+
+/* On a full disk no further than the reserve pays for, but at least a segment. */
+static uint64_t
+affordable(const struct journal *j, uint64_t to_seq)
+{
+    const struct man_state *s = &j->man.state;
+    uint64_t left = journal_reserve_left(j), sum = 0, seq = 0;
+
+    if (!j->no_space)
+        return to_seq;
+    for (size_t i = 0; i < s->n_segs; i++) {
+        if (s->segs[i].last_seq <= s->promoted)
+            continue;
+        if (!s->segs[i].sealed || s->segs[i].last_seq > to_seq)
+            break;
+        sum += MIN(s->segs[i].room, s->segs[i].size);
+        if (seq && MIN(sum, j->replica_lacks) > left)
+            break;
+        seq = s->segs[i].last_seq;
+    }
+    return seq ? seq : to_seq;
 }
 
 /* Fill j->retain with the next promotion; false: nothing can or need be done. */
@@ -87,11 +115,12 @@ choose(struct journal *j)
 {
     struct jretain *r = &j->retain;
     struct points *p = &j->points;
-    uint64_t used = used_bytes(j), limit = j->cfg.hard_limit_bytes;
+    uint64_t used = used_bytes(j), limit = journal_hard_limit(j);
     uint64_t up = journal_up_ns(j);
     const struct point_rec *k = NULL;
 
     *r = (struct jretain){ .failures = r->failures,
+                           .full = r->full,
                            .failed_at_ns = r->failed_at_ns };
     r->pressed =
         j->no_space || j->at_limit || (limit && used + j->seg_size > limit);
@@ -101,7 +130,7 @@ choose(struct journal *j)
         if (!r->pressed && seq_for_bytes(j, UINT64_MAX) == all &&
             j->man.state.n_segs < 8)
             return false;
-        r->to_seq = all;
+        r->to_seq = affordable(j, all);
         return all > j->man.state.promoted;
     }
     if (up > j->cfg.history_ns)
@@ -130,7 +159,7 @@ choose(struct journal *j)
     }
     if (!k)
         return false;
-    r->to_seq = sealed_upto(j, k->seq);
+    r->to_seq = affordable(j, sealed_upto(j, k->seq));
     r->floor = (struct man_floor){ .cut_no = k->cut_no, .seq = k->seq };
     r->set_floor = true;
     return r->to_seq > j->man.state.promoted;
@@ -144,9 +173,12 @@ ended(struct journal *j, int res)
     struct jretain *r = &j->retain;
 
     r->active = false;
+    journal_give_end(j);
+    journal_replica_changed(j);
     if (res < 0) {
         r->failures++;
         r->failed_at_ns = io_mono_ns(j->loop);
+        r->full = journal_no_space_error(res);
     } else {
         if (r->failures)
             journal_settled(j, ERR_JNL_0059);
@@ -259,7 +291,9 @@ void
 journal_retain(struct journal *j)
 {
     struct jretain *r = &j->retain;
-    uint64_t pause = MIN(RETRY_NS << MIN(r->failures, 6U), RETRY_MAX_NS);
+    /* Space may be made at any moment. */
+    uint64_t pause =
+        r->full ? RETRY_NS : MIN(RETRY_NS << MIN(r->failures, 6U), RETRY_MAX_NS);
 
     if (r->active || j->closing || !j->ix || !list_empty(&j->withdrawals))
         return;
@@ -267,14 +301,18 @@ journal_retain(struct journal *j)
     short_over(j);
     if (r->failures && io_mono_ns(j->loop) - r->failed_at_ns < pause)
         return;
-    if (!choose(j))
+    if (!choose(j)) {
+        journal_held_set(j, journal_stands(j));
+        if (j->held == JOURNAL_HELD_BY_LIMIT && j->cfg.overwrite_full)
+            (void)journal_overwrite(j, NULL);
         return;
+    }
     r->active = true;
     j->jobs++;
-    if (r->set_floor)
-        jindex_convert(j->ix, r->floor.seq, converted, j);
-    else
-        converted(j, 0);
+    journal_give_begin(j);
+    /* Also with nothing offered: views of before read the replica. */
+    jindex_convert(j->ix, r->set_floor ? r->floor.seq : r->to_seq + 1,
+                   converted, j);
 }
 
 /* --- nothing is offered any more ----------------------------------------------- */
@@ -293,9 +331,18 @@ withdraw_end(struct withdrawal *w, int res)
 {
     struct journal *j = w->j;
 
-    list_del(&w->link);
     j->retain.active = false;
-    w->done(w->arg, res);
+    journal_give_end(j);
+    journal_replica_changed(j);
+    if (res == 0 && j->d_seq < w->upto) {
+        /* There was no room for the rest.  Now there is: another round. */
+        journal_recycle(j);
+        journal_commit_kick(j);
+        return;
+    }
+    list_del(&w->link);
+    if (w->done)
+        w->done(w->arg, res);
     free(w);
     journal_withdraw_go(j);
     journal_recycle(j);
@@ -340,6 +387,20 @@ withdraw_floored(void *arg, int res)
         jindex_promote(w->j->ix, w->to, withdraw_promoted, w);
 }
 
+void
+journal_tell_given_up(struct journal *j)
+{
+    struct err e = ERR_INIT;
+
+    j->given_up = true;
+    (void)err_set(&e, -ENODATA, ERR_JNL_0018,
+                  "journal %s: the checkpoints up to %" PRIu64
+                  " are given up to overwrite the replica: nothing is offered "
+                  "until the next one",
+                  j->dir, j->man.state.floor.cut_no);
+    journal_alert(j, &e);
+}
+
 static void
 withdraw_converted(void *arg, int res)
 {
@@ -359,16 +420,21 @@ withdraw_converted(void *arg, int res)
         .none = true,
     };
     journal_log(j, &r);
+    if (n)
+        journal_tell_given_up(j);
     points_drop_before(&j->points, r.u.floor.seq + 1);
     journal_log_sync(j, withdraw_floored, w);
 }
 
 /* The first one goes on when what came before it is durable and no promotion
- * is under way. */
+ * is under way.  Where there is no room to make it durable, what is goes first. */
 void
 journal_withdraw_go(struct journal *j)
 {
+    const struct man_state *s = &j->man.state;
     struct withdrawal *w;
+    bool done_all = s->any_floor && s->floor.none && s->floor.seq >= j->d_seq &&
+                    s->promoted >= j->d_seq;
 
     if (list_empty(&j->withdrawals) || j->retain.active)
         return;
@@ -378,9 +444,11 @@ journal_withdraw_go(struct journal *j)
         withdraw_end(w, j->closing ? -ECANCELED : -EROFS);
         return;
     }
-    if (j->d_seq < w->upto)
+    if (j->d_seq < w->upto && ((!j->at_limit && !j->no_space) || done_all))
         return;
+    journal_held_set(j, JOURNAL_NOT_HELD);
     j->retain = (struct jretain){ .active = true };
+    journal_give_begin(j);
     w->to = MAX(j->d_seq, j->man.state.promoted);
     jindex_convert(j->ix, w->to + 1, withdraw_converted, w);
 }
@@ -395,23 +463,46 @@ withdraw_begin(void *arg, int res)
     journal_job_done(j);
 }
 
-void
-journal_withdraw_points(struct journal *j, void (*done)(void *arg, int res),
-                        void *arg)
+static int
+withdraw(struct journal *j, uint64_t upto, void (*done)(void *arg, int res),
+         void *arg)
 {
     struct withdrawal *w = calloc(1, sizeof *w);
 
-    if (!w) {
-        done(arg, -ENOMEM);
-        return;
-    }
+    if (!w)
+        return -ENOMEM;
     w->j = j;
-    w->upto = j->rx_seq;
+    w->upto = upto;
     w->done = done;
     w->arg = arg;
     j->jobs += 2;
     list_push_back(&j->withdrawals, &w->link);
     journal_log_sync(j, withdraw_begin, j); /* never inside the call */
+    return 0;
+}
+
+void
+journal_withdraw_points(struct journal *j, void (*done)(void *arg, int res),
+                        void *arg)
+{
+    if (withdraw(j, j->rx_seq, done, arg) < 0)
+        done(arg, -ENOMEM);
+}
+
+/* What is durable goes; a checkpoint among the batches that wait for room is
+ * the next one that is offered. */
+int
+journal_overwrite(struct journal *j, struct err *err)
+{
+    if (j->held == JOURNAL_NOT_HELD || !list_empty(&j->withdrawals) ||
+        j->stopped || j->closing)
+        return err_set(err, -EBUSY, ERR_JNL_0019,
+                       "journal %s does not stand for want of room: its points "
+                       "stay",
+                       j->dir);
+    if (withdraw(j, j->d_seq, NULL, NULL) < 0)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a journal");
+    return 0;
 }
 
 /* --- giving back --------------------------------------------------------------- */
@@ -424,7 +515,7 @@ struct recycling {
     struct run_info runs[JOURNAL_RECYCLE];
     size_t n_runs;
     uint32_t gone[JOURNAL_RECYCLE]; /* to unlink */
-    size_t n_gone;
+    size_t n_gone, n_reserve; /* so many of them go to the reserve instead */
     struct io_work work;
 };
 
@@ -438,6 +529,8 @@ unlink_run(struct io_work *w)
 
         seg_name(c->gone[i], name);
         (void)snprintf(path, sizeof path, "%s/%s", c->j->dir, name);
+        if (i < c->n_reserve && reserve_take(c->j->reserve, path))
+            continue;
         /* A file that stays is not named any more; recovery removes it. */
         (void)io_unlink(c->j->loop, path);
     }
@@ -452,10 +545,12 @@ recycled(struct io_work *w)
 
     free(c);
     j->recycling = false;
+    journal_grow_again(j);
     if (more)
         journal_recycle(j);
-    journal_retain(j);
+    /* First who waits for what is free now; then, does it suffice? */
     journal_commit_kick(j);
+    journal_retain(j);
     journal_job_done(j);
 }
 
@@ -464,6 +559,7 @@ recycle_logged(void *arg, int res)
 {
     struct recycling *c = arg;
     struct journal *j = c->j;
+    uint64_t have = reserve_size(j->reserve), want = journal_reserve_want(j);
 
     for (size_t i = 0; i < c->n_runs && res == 0; i++)
         jindex_delete_run(j->ix, &c->runs[i]);
@@ -472,12 +568,19 @@ recycle_logged(void *arg, int res)
         seg_store_drop(j->segs, c->segs[i]);
         j->used -= MIN(j->used, c->sizes[i]);
         j->st.recycled++;
-        if (j->n_free < JOURNAL_FREE_FILES && c->sizes[i] >= j->seg_size &&
-            !j->no_space && !j->at_limit && !j->closing) {
+        /* On a full disk one's own old segments are the only new ones; first
+         * they make good what promotion took. */
+        if (j->full_told && have < want && c->n_gone == c->n_reserve) {
+            have += c->sizes[i];
+            c->gone[c->n_gone++] = c->segs[i];
+            c->n_reserve = c->n_gone;
+        } else if (j->n_free < JOURNAL_FREE_FILES && c->sizes[i] >= j->seg_size &&
+                   have >= want && !j->at_limit && !j->closing) {
             j->free_sizes[j->n_free] = c->sizes[i];
             j->free_files[j->n_free++] = c->segs[i];
-        } else
+        } else {
             c->gone[c->n_gone++] = c->segs[i];
+        }
     }
     c->work = (struct io_work){ .run = unlink_run, .done = recycled };
     io_work_submit(j->loop, &c->work);

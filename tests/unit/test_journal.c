@@ -420,7 +420,7 @@ full_store(void **state)
     int fd;
 
     setup_dir(11, NULL);
-    if (geteuid() != 0 || mount("none", t.dir, "tmpfs", 0, "size=6m") < 0) {
+    if (geteuid() != 0 || mount("none", t.dir, "tmpfs", 0, "size=10m") < 0) {
         teardown_dir();
         skip();
     }
@@ -430,7 +430,7 @@ full_store(void **state)
     begin();
     (void)snprintf(file, sizeof file, "%s/other", t.dir);
     fd = open(file, O_CREAT | O_RDWR, 0600);
-    assert_int_equal(posix_fallocate(fd, 0, 2 * MIB), 0);
+    assert_int_equal(posix_fallocate(fd, 0, 5 * MIB), 0);
     while (journal_credit(t.j) > 0 && i < 2000) {
         i = gen_make(&t.g, 10, 0, NULL); /* no cut: nothing can be promoted */
         send_batch(i);
