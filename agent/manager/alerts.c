@@ -31,9 +31,9 @@ static const char *const alert_entities[] = {
     "Storage", "License", "Zcm", "FileRecoveryComponent"
 };
 static const char *const help_ids[] = {
-    "STR0002", "VPG0003", "VPG0004", "VPG0005", "VPG0009", "VPG0010",
-    "VPG0017", "VRA0005", "VRA0007", "VRA0013", "VRA0040", "ZVM0002",
-    "ZVM0003", "HF0005",  "HF0007",  "HF0009",  "HF0015",  "HF0016",
+    "STR0002", "VPG0003", "VPG0004", "VPG0005", "VPG0009", "VPG0010", "VPG0017",
+    "VRA0005", "VRA0007", "VRA0013", "VRA0039", "VRA0040", "ZVM0002", "ZVM0003",
+    "HF0001",  "HF0005",  "HF0007",  "HF0009",  "HF0015",  "HF0016",
 };
 
 enum level {
@@ -193,7 +193,7 @@ state_alert(struct manager *m, struct vpg *v, const struct vpg_facts *f)
         { VPG_SUB_DISCONNECTED_NO_POINTS, ERROR, "VRA0005",
           "the replicators of the two sites have no connection, and there is no point to recover to" },
         { VPG_SUB_JOURNAL_STORAGE_ERROR, ERROR, "VRA0007",
-          "the journal has stopped: see the replicator's alert and the disk of the store" },
+          "the journal has stopped, or its store is full: see the replicator's alert and the disk of the store" },
         { VPG_SUB_RECOVERY_STORAGE_ERROR, ERROR, "VRA0013",
           "the recovery copy cannot be used: see the replicator's alert and the disk of the store" },
     };
@@ -225,6 +225,8 @@ name_code(const char *code, struct condition *c)
         { "JNL-0009", "STR0002", "Storage", ERROR },
         { "JNL-0010", "HF0005", "Vpg", WARNING },
         { "JNL-0012", "VRA0040", "Vra", WARNING },
+        { "JNL-0017", "VRA0039", "Vpg", ERROR },
+        { "JNL-0018", "HF0001", "Vpg", ERROR },
         { "JNL-0051", "HF0007", "Vpg", ERROR },
         { "JNL-0055", "HF0009", "Vpg", WARNING },
         { "JNL-0056", "HF0009", "Vpg", WARNING },

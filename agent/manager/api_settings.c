@@ -65,6 +65,16 @@ set_text(cJSON *tree, const char *name, const char *value)
     cJSON_ReplaceItemInObject(tree, name, cJSON_CreateString(value));
 }
 
+/* What settings of an earlier release lack. */
+static void
+complete(cJSON *tree)
+{
+    cJSON *journal = cJSON_GetObjectItem(tree, "Journal");
+
+    if (cJSON_IsObject(journal) && !cJSON_GetObjectItem(journal, "ResyncFull"))
+        (void)cJSON_AddStringToObject(journal, "ResyncFull", "Ask");
+}
+
 /* Settings of an existing VPG, or defaults with this site as the protected
  * one; NULL when answered. */
 static cJSON *
@@ -88,6 +98,8 @@ start_tree(struct http_req *rq, struct manager *m, const cJSON *body,
     }
     tree =
         v && v->settings ? cJSON_Duplicate(v->settings, true) : settings_new();
+    if (tree && v)
+        complete(tree);
     if (tree && !v) {
         uuid_format(&m->site, id);
         set_text(cJSON_GetObjectItem(tree, "Basic"), "ProtectedSiteIdentifier",

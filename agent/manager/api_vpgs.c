@@ -365,6 +365,16 @@ vpg_force_sync(struct http_req *rq, void *ctx)
 }
 
 static void
+vpg_overwrite(struct http_req *rq, void *ctx)
+{
+    struct manager *m = ctx;
+    struct vpg *v = api_vpg(rq, m);
+
+    if (v && api_active(rq, v) && !api_forwarded(rq, m, v, SIDE_RECOVERY))
+        api_start(rq, m, &op_overwrite, v, NULL);
+}
+
+static void
 vpg_delete(struct http_req *rq, void *ctx)
 {
     struct manager *m = ctx;
@@ -577,6 +587,8 @@ const struct http_route api_vpg_routes[] = {
       "Resume it; a task." },
     { "POST", ONE "/forcesync", PRIV_MANAGE_VPG, 0, vpg_force_sync,
       "Compare and send everything again; a task." },
+    { "POST", ONE "/overwrite", PRIV_MANAGE_VPG, 0, vpg_overwrite,
+      "NeedsConfiguration, JNL-0017: give up its points so that replication goes on; a task." },
     { "GET", "/v1/vms", PRIV_VIEWER, 0, vms_list,
       "Protected VMs; filters vpgName, vmName, status and more." },
     { "GET", "/v1/vms/{vm}", PRIV_VIEWER, 0, vm_get,

@@ -362,8 +362,8 @@ extern const struct op_type *const op_types[]; /* ends with NULL */
 
 /* Types, in op_vpg.c and op_site.c. */
 extern const struct op_type op_create_vpg, op_update_vpg, op_delete_vpg, op_tag,
-    op_test, op_test_stop, op_pause, op_resume, op_force_sync, op_open_view,
-    op_close_view, op_pair, op_unpair, op_uninstall_vra, op_scrub;
+    op_test, op_test_stop, op_pause, op_resume, op_force_sync, op_overwrite,
+    op_open_view, op_close_view, op_pair, op_unpair, op_uninstall_vra, op_scrub;
 /* May it run beside any other of the same VPG?  It changes nothing of it. */
 bool op_beside(const struct op_type *type);
 

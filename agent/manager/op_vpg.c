@@ -665,6 +665,22 @@ hear_source(struct op *op)
     return OP_WAIT;
 }
 
+static enum op_verdict
+overwrite(struct op *op)
+{
+    struct vpg *v = vpg_of(op);
+    char path[200];
+
+    if (!v)
+        return OP_FAILED;
+    if (op->reply && op->reply->rc == 0)
+        return OP_NEXT;
+    if (op->reply)
+        return op_retry(op, REACH_MS);
+    lane_path(v, false, "/overwrite", path);
+    return op_call_replicator(op, &v->target, "POST", path, NULL);
+}
+
 static const struct op_step pause_steps[] = { { "Pause", pause_source },
                                               { "Hear", hear_source },
                                               { NULL, NULL } };
@@ -679,6 +695,10 @@ const struct op_type op_pause = { "PauseProtectionGroup", 42, pause_steps,
 const struct op_type op_resume = { "ResumeProtectionGroup", 43, resume_steps,
                                    NULL };
 const struct op_type op_force_sync = { "InitFullSync", 22, force_steps, NULL };
+static const struct op_step overwrite_steps[] = { { "GiveUpPoints", overwrite },
+                                                  { NULL, NULL } };
+const struct op_type op_overwrite = { "OverwriteReplica", 22, overwrite_steps,
+                                      NULL };
 
 /* --- scrub ------------------------------------------------------------------------------------------ */
 

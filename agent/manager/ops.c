@@ -25,7 +25,8 @@ const struct op_type *const op_types[] = {
     &op_create_vpg, &op_update_vpg,    &op_delete_vpg, &op_tag,
     &op_test,       &op_test_stop,     &op_pause,      &op_resume,
     &op_force_sync, &op_open_view,     &op_close_view, &op_pair,
-    &op_unpair,     &op_uninstall_vra, &op_scrub,      NULL,
+    &op_unpair,     &op_uninstall_vra, &op_scrub,      &op_overwrite,
+    NULL,
 };
 
 bool

@@ -29,7 +29,7 @@ static const char defaults[] =
     "\"Journal\":{\"DatastoreIdentifier\":null,\"DatastoreClusterIdentifier\":null,"
     "\"IgnoreFreeSpace\":false,"
     "\"Limitation\":{\"HardLimitInMB\":153600,\"HardLimitInPercent\":0,"
-    "\"WarningThresholdInMB\":115200,\"WarningThresholdInPercent\":0}},"
+    "\"WarningThresholdInMB\":115200,\"WarningThresholdInPercent\":0},\"ResyncFull\":\"Ask\"},"
     "\"Scratch\":{\"DatastoreIdentifier\":null,\"DatastoreClusterIdentifier\":null,"
     "\"Limitation\":{\"HardLimitInMB\":307200,\"HardLimitInPercent\":0,"
     "\"WarningThresholdInMB\":230400,\"WarningThresholdInPercent\":0}},"
@@ -275,7 +275,7 @@ settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
     const cJSON *basic = json_get(tree, "Basic");
     const cJSON *journal = json_get(json_get(tree, "Journal"), "Limitation");
     const cJSON *scratch = json_get(json_get(tree, "Scratch"), "Limitation");
-    const char *name = NULL, *dial = NULL;
+    const char *name = NULL, *dial = NULL, *full = "Ask";
     uint64_t rpo, hours, interval;
     struct vpg *other;
 
@@ -308,14 +308,20 @@ settings_apply(struct manager *m, const cJSON *tree, struct vpg *v,
         bytes_of(journal, "WarningThresholdInMB", &v->warn_bytes, err) < 0 ||
         bytes_of(scratch, "HardLimitInMB", &v->scratch_bytes, err) < 0 ||
         check_percent(journal, "Journal", err) < 0 ||
-        check_percent(scratch, "Scratch", err) < 0)
+        check_percent(scratch, "Scratch", err) < 0 ||
+        json_str(json_get(tree, "Journal"), "ResyncFull", JSON_OPTIONAL, &full,
+                 err) < 0)
         return -EINVAL;
     if (v->hard_bytes && v->warn_bytes > v->hard_bytes)
         return bad(err,
                    "Journal.Limitation: WarningThresholdInMB is above HardLimitInMB");
+    if (text_icmp(full, "Ask") != 0 && text_icmp(full, "Proceed") != 0)
+        return err_set(err, -EINVAL, ERR_MGR_0009,
+                       "Journal.ResyncFull is %s, not Ask or Proceed", full);
     if (text_icmp(dial, "Protected") != 0 && text_icmp(dial, "Recovery") != 0)
         return err_set(err, -EINVAL, ERR_MGR_0009,
                        "Basic.DataDial is %s, not Protected or Recovery", dial);
+    v->overwrite_full = text_icmp(full, "Proceed") == 0;
     v->recovery_dials = text_icmp(dial, "Recovery") == 0;
     v->rpo_s = (unsigned)rpo;
     v->history_s = (unsigned)hours * 3600;

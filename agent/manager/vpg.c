@@ -99,6 +99,7 @@ vpg_encode(const struct vpg *v, struct buf *out)
     json_put_u64(&w, "HardLimitInBytes", v->hard_bytes);
     json_put_u64(&w, "WarnInBytes", v->warn_bytes);
     json_put_u64(&w, "ScratchLimitInBytes", v->scratch_bytes);
+    json_put_bool(&w, "OverwriteFull", v->overwrite_full);
     json_put_bool(&w, "Compress", v->compress);
     json_put_bool(&w, "RecoveryDials", v->recovery_dials);
     json_put_bool(&w, "TestRunning", v->test.running);
@@ -245,6 +246,8 @@ decode_all(const cJSON *tree, struct vpg *v, struct err *err)
         json_uuid(tree, "Generation", JSON_REQUIRED, &v->generation.u, err) < 0 ||
         json_uuid(tree, "TestView", JSON_REQUIRED, &v->test.view, err) < 0 ||
         json_bool(tree, "TestRunning", JSON_REQUIRED, &v->test.running, err) < 0 ||
+        json_bool(tree, "OverwriteFull", JSON_OPTIONAL, &v->overwrite_full,
+                  err) < 0 ||
         json_bool(tree, "Compress", JSON_REQUIRED, &v->compress, err) < 0 ||
         json_bool(tree, "RecoveryDials", JSON_REQUIRED, &v->recovery_dials,
                   err) < 0 ||
@@ -359,6 +362,12 @@ vpg_judge(const struct vpg_facts *f)
     if (is(f->source_state, "Paused"))
         return verdict(f->has_points ? sla_of(f) : VPG_INITIALIZING,
                        VPG_SUB_PAUSED, f->progress);
+    if (is(f->target_state, "Asking"))
+        return verdict(VPG_NOT_MEETING_SLA, VPG_SUB_NEEDS_CONFIGURATION,
+                       f->progress);
+    if (is(f->target_state, "Full"))
+        return verdict(VPG_NOT_MEETING_SLA, VPG_SUB_JOURNAL_STORAGE_ERROR,
+                       f->progress);
     if (!link && f->has_points)
         return verdict(VPG_NOT_MEETING_SLA, VPG_SUB_DISCONNECTED, f->progress);
     if (is(f->source_state, "InitialSync") || is(f->target_state, "InitialSync"))

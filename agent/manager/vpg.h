@@ -46,6 +46,7 @@ struct vpg {
     uint64_t created_ms;
     unsigned interval_s, rpo_s, history_s, priority;
     uint64_t hard_bytes, warn_bytes, scratch_bytes; /* 0: none */
+    bool overwrite_full;                            /* ResyncFull is Proceed */
     bool compress, recovery_dials; /* which side dials the data connection */
     unsigned n_volumes;
     struct vpg_volume volumes[VPG_VOLUMES_MAX];

@@ -410,6 +410,7 @@ vpgs_target_body(struct manager *m, const struct vpg *v, struct buf *out)
     json_put_u64(&w, "HardLimitInBytes", v->hard_bytes);
     json_put_u64(&w, "WarnInBytes", v->warn_bytes);
     json_put_u64(&w, "ScratchLimitInBytes", v->scratch_bytes);
+    json_put_str(&w, "ResyncFull", v->overwrite_full ? "Proceed" : "Ask");
     json_open_array(&w, "Volumes");
     for (unsigned i = 0; i < v->n_volumes; i++) {
         const struct vpg_volume *vol = &v->volumes[i];

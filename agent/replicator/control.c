@@ -137,6 +137,7 @@ static const struct http_route routes[] = {
     ROUTE("POST", "targets/{vpg}/views", "Open the volumes as of a point"),
     ROUTE("DELETE", "targets/{vpg}/views/{object}", "Discard a view"),
     ROUTE("POST", "targets/{vpg}/scrub", "Read and verify the journal: begin, or how far it is"),
+    ROUTE("POST", "targets/{vpg}/overwrite", "Give up the points of a lane that stands"),
     { .method = NULL },
 };
 
@@ -145,7 +146,7 @@ static void (*const handlers[ARRAY_SIZE(routes) - 1])(struct ctl_call *) = {
     source_put, source_delete, source_pause, source_resume, source_forcesync,
     source_checkpoint,
     target_put, target_delete, target_checkpoints, target_checkpoint,
-    target_view_open, target_view_close, target_scrub,
+    target_view_open, target_view_close, target_scrub, target_overwrite,
 };
 /* clang-format on */
 

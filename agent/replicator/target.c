@@ -142,6 +142,21 @@ target_settled(void *arg, enum err_code code)
 }
 
 static void
+target_settled(void *arg, enum err_code code)
+{
+    struct target *t = arg;
+
+    for (unsigned i = 0; i < t->n_alerts; i++) {
+        if (t->alerts[i].err.code != code)
+            continue;
+        t->n_alerts--;
+        memmove(&t->alerts[i], &t->alerts[i + 1],
+                sizeof t->alerts[0] * (t->n_alerts - i));
+        return;
+    }
+}
+
+static void
 target_fail(struct target *t, const struct err *err)
 {
     char ids[64];
@@ -264,6 +279,7 @@ target_mkdir_done(struct io_work *w)
         .history_ns = t->history_ns,
         .hard_limit_bytes = t->hard_limit,
         .warn_bytes = t->warn,
+        .overwrite_full = t->overwrite_full,
         .planted = t->rep->cfg.planted,
     };
     for (unsigned i = 0; i < t->n_volumes; i++)

@@ -75,6 +75,7 @@ struct target {
     struct rep_store *store;
     char dir[REP_PATH_MAX + 64];
     uint64_t history_ns, hard_limit, warn, scratch_limit;
+    bool overwrite_full; /* ResyncFull is Proceed */
     struct uuid peer_agent, peer_site;
     bool dial;
     struct io_addr peer_addr;
@@ -134,6 +135,7 @@ void target_stop_go(struct target *t);
 
 int target_parse(struct target *t, const cJSON *body, struct err *err);
 void target_put(struct ctl_call *c);
+void target_overwrite(struct ctl_call *c);
 /* Its file in the state directory. */
 void target_file(const struct target *t, char *out, size_t size);
 

@@ -66,7 +66,7 @@ parse_volumes(struct target *t, const cJSON *body, struct err *err)
 int
 target_parse(struct target *t, const cJSON *body, struct err *err)
 {
-    const char *name;
+    const char *name, *full = "Ask";
     uint64_t epoch = 1, history;
     struct uuid store;
 
@@ -84,10 +84,15 @@ target_parse(struct target *t, const cJSON *body, struct err *err)
                  err) < 0 ||
         json_u64(body, "ScratchLimitInBytes", JSON_OPTIONAL, 0, JSON_INT_MAX,
                  &t->scratch_limit, err) < 0 ||
+        json_str(body, "ResyncFull", JSON_OPTIONAL, &full, err) < 0 ||
         peer_parse(body, &t->peer_agent, &t->peer_site, &t->dial, &t->peer_addr,
                    err) < 0)
         return err->num;
     snprintf(t->name, sizeof t->name, "%.255s", name);
+    if (strcasecmp(full, "Ask") != 0 && strcasecmp(full, "Proceed") != 0)
+        return err_set(err, -EINVAL, ERR_REP_0002,
+                       "ResyncFull is \"%s\"; it can be Ask or Proceed", full);
+    t->overwrite_full = strcasecmp(full, "Proceed") == 0;
     t->fencing_epoch = (uint32_t)epoch;
     t->history_ns = history * NSEC_PER_SEC;
     t->store = store_by_id(t->rep, &store);
@@ -192,11 +197,14 @@ target_update(struct target *t, struct ctl_call *c)
     t->history_ns = n->history_ns;
     t->hard_limit = n->hard_limit;
     t->warn = n->warn;
+    t->overwrite_full = n->overwrite_full;
     t->scratch_limit = n->scratch_limit;
     memcpy(t->name, n->name, sizeof t->name);
     free(n);
-    if (t->journal)
+    if (t->journal) {
         journal_set_limits(t->journal, t->history_ns, t->hard_limit, t->warn);
+        journal_set_overwrite(t->journal, t->overwrite_full);
+    }
     cJSON_Delete(t->body);
     t->body = cJSON_Duplicate(c->body, 1);
     target_save(t, c);
@@ -235,4 +243,21 @@ target_put(struct ctl_call *c)
     }
     t->fresh = true;
     target_save(t, c);
+}
+
+/* --- overwrite ---------------------------------------------------------- */
+
+/* The operator's answer to JNL-0017: the points are given up. */
+void
+target_overwrite(struct ctl_call *c)
+{
+    struct target *t = target_of_call(c);
+    struct err err = ERR_INIT;
+
+    if (!t)
+        return;
+    if (journal_overwrite(t->journal, &err) < 0)
+        ctl_reply_err(c, &err);
+    else
+        ctl_reply_ok(c);
 }

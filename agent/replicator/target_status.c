@@ -150,6 +150,10 @@ target_state(const struct target *t, const struct receiver_status *rs,
         return "Opening";
     if (st->stopped)
         return "Stopped";
+    if (st->held == JOURNAL_HELD_BY_LIMIT)
+        return "Asking";
+    if (st->held == JOURNAL_HELD_BY_STORE)
+        return "Full";
     if (!rs->open)
         return "Waiting";
     switch (rs->source_state) {

@@ -157,6 +157,7 @@ int cmd_views(struct app *a, struct err *err);
 int cmd_test(struct app *a, struct err *err);
 int cmd_stop(struct app *a, struct err *err);
 int cmd_point(struct app *a, struct err *err);
+int cmd_overwrite(struct app *a, struct err *err);
 int cmd_pause(struct app *a, struct err *err);
 int cmd_resume(struct app *a, struct err *err);
 int cmd_sync(struct app *a, struct err *err);

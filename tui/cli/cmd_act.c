@@ -135,6 +135,22 @@ cmd_scrub(struct app *a, struct err *err)
 }
 
 int
+cmd_overwrite(struct app *a, struct err *err)
+{
+    static const struct act x = {
+        .method = "POST",
+        .path = "/overwrite",
+        .what = "Overwrite the replica of",
+        .by_name = true,
+        .happens = "every point it can be recovered to now is given up, and "
+                   "nothing can be recovered until the next one; raising the "
+                   "limit of its journal keeps them",
+    };
+
+    return simple(a, &x, NULL, err);
+}
+
+int
 cmd_delete(struct app *a, struct err *err)
 {
     static const struct act x = {

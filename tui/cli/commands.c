@@ -35,6 +35,8 @@ const struct command commands[] = {
       G_ACT | G_LIST | G_CONFIRM, 1, 1, &table_tasks, cmd_sync },
     { "scrub", NULL, "VPG", "read and verify its journal at the recovery site",
       G_ACT | G_LIST, 1, 1, &table_scrub, cmd_scrub },
+    { "overwrite", NULL, "VPG", "give up its points when its journal is too small to go on",
+      G_ACT | G_LIST | G_CONFIRM, 1, 1, &table_tasks, cmd_overwrite },
     { "create", NULL, "VPG", "protect VMs",
       G_ACT | G_LIST | G_CREATE | G_VMS, 1, 1, &table_tasks, cmd_create },
     { "delete", NULL, "VPG", "end its protection and remove its history",

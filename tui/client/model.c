@@ -617,6 +617,7 @@ model_task_word(const char *type)
         { "PauseProtectionGroup", "Pause" },
         { "ResumeProtectionGroup", "Resume" },
         { "InitFullSync", "Force sync" },
+        { "OverwriteReplica", "Overwrite" },
         { "Pair", "Pair sites" },
         { "Unpair", "Unpair sites" },
         { "UninstallVra", "Remove agent" },
