@@ -142,21 +142,6 @@ target_settled(void *arg, enum err_code code)
 }
 
 static void
-target_settled(void *arg, enum err_code code)
-{
-    struct target *t = arg;
-
-    for (unsigned i = 0; i < t->n_alerts; i++) {
-        if (t->alerts[i].err.code != code)
-            continue;
-        t->n_alerts--;
-        memmove(&t->alerts[i], &t->alerts[i + 1],
-                sizeof t->alerts[0] * (t->n_alerts - i));
-        return;
-    }
-}
-
-static void
 target_fail(struct target *t, const struct err *err)
 {
     char ids[64];
