@@ -494,8 +494,9 @@ class Lab:
         path = os.path.join(self.base, "holdfast.conf")
         with open(path, "w", encoding="utf-8") as f:
             f.write("sites = (\n" + ",\n".join(
-                '  { name = "%s"; url = "%s"; user = "%s"; password_file = "%s"; ca_file = "%s"; }'
-                % (s.name, s.url, s.user, s.password_file, s.ca_file) for s in self.sites) + "\n);\n")
+                '  { name = "%s"; url = "%s"; user = "%s"; password_file = "%s"; ca_file = "%s"; session_dir = "%s"; }'
+                % (s.name, s.url, s.user, s.password_file, s.ca_file, os.path.join(s.dir, "sessions"))
+                for s in self.sites) + "\n);\n")
         return path
 
     def describe(self):

@@ -330,6 +330,13 @@ class Cli(unittest.TestCase):
         self.cli(0, "login")
         self.assertEqual(len(self.session_files()), 1)
 
+    def test_session_dir(self):
+        where = os.path.join(self.home, "lab/sessions")
+        self.cli(0, "vpgs", config=self.site("lab", ca_file=os.path.join(self.dir, "pki/root.pem"), session_dir=where))
+        self.assertEqual(self.session_files(), [])
+        (name,) = os.listdir(where)
+        self.assertEqual(os.stat(os.path.join(where, name)).st_mode & 0o777, 0o600)
+
     def test_password_refused(self):
         self.manager.refuse_password = True
         before = self.manager.n_login

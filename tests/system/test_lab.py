@@ -99,6 +99,7 @@ def check_site(site, name, role):
         out = run(hflab.holdfast(), "--config", site["config"], "--ctx", name_of_site, "localsite",
                   "--output", "json", env={"PATH": os.environ["PATH"], "HOME": os.getcwd()})
         check("%s: config asks no question of %s" % (name, name_of_site), name_of_site in out.stdout)
+    check("%s: sessions are kept in the lab" % name, not os.path.exists(".cache"))
     return local
 
 

@@ -150,7 +150,10 @@ name_session(struct client *c, const char *root_id)
     buf_release(&b);
     hex_encode(digest, NAME_BYTES, hex);
     (void)snprintf(name, sizeof name, "session-%s", hex);
-    if (home_path(HOME_CACHE, name, c->session_path, sizeof c->session_path) < 0)
+    if (c->site->session_dir[0]
+            ? path_join(c->session_path, c->site->session_dir, name, NULL) < 0
+            : home_path(HOME_CACHE, name, c->session_path,
+                        sizeof c->session_path) < 0)
         c->session_path[0] = '\0';
 }
 

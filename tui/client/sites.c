@@ -56,6 +56,10 @@ static const struct config_option def_options[] = {
       .type = CONFIG_STRING,
       .offset = DEF(fingerprint),
       .help = "SHA-256 of that root instead, as holdfastd init shows it." },
+    { .name = "session_dir",
+      .type = CONFIG_PATH,
+      .offset = DEF(session_dir),
+      .help = "Where its sessions are kept; empty: ~/.cache/holdfast." },
 };
 
 static const struct config_option file_options[] = {

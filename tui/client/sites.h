@@ -19,6 +19,7 @@ struct site_def {
     char *password_file; /* 0600; "": asked on the terminal */
     char *ca_file;       /* PEM of the site's root, "": none */
     char *fingerprint;   /* of that root, in hexadecimal; "": none */
+    char *session_dir;   /* "": ~/.cache/holdfast */
 };
 
 struct sites {
