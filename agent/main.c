@@ -1,8 +1,11 @@
 /* holdfastd: options to commands.  docs/man/holdfastd.8 is the long form. */
+#include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "agent_config.h"
 #include "commands.h"
@@ -357,6 +360,18 @@ parse_options(int argc, char **argv, const struct command *cmd,
     }
 }
 
+/* A standard stream that is closed would be the next file or socket that is
+ * opened: a password meant for the terminal must not end in the catalog.
+ * Output becomes a file that cannot be written, so that losing it is an error. */
+static void
+standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF)
+            (void)open("/dev/null", fd == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+    }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -368,6 +383,7 @@ main(int argc, char **argv)
     /* "holdfastd --check-config" is "holdfastd run --check-config". */
     bool named = argc > 1 && argv[1][0] != '-';
 
+    standard_streams();
     cmd = find_command(named ? argv[1] : "run");
     if (argc < 2 || !cmd) {
         if (named)

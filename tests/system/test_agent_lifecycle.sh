@@ -59,6 +59,11 @@ init "$PWD/other/deep/s" >second 2>err
 mkdir empty
 init "$PWD/empty" >/dev/null 2>&1
 
+# The password is shown once: where nobody sees it, that is an error.
+expect_status 1 sh -c 'exec "$0" init --state "$1" --site x --api 127.0.0.1:1 >&-' "$HOLDFASTD" "$PWD/unseen" 2>err
+expect_text err "standard output"
+rm -rf unseen
+
 # ---- refusals leave all as it was ---------------------------------------------
 before=$(snapshot s)
 refused 1 AGT-0001 init "$PWD/s"
