@@ -107,7 +107,7 @@ static const struct column points_columns[] = {
     { "consistent", "CONSISTENT", FMT_TEXT, 50, 0 },
     { "point", "POINT", FMT_TEXT, 95, 0 },
     { "damaged", "DAMAGED", FMT_BOOL, 96, 0 },
-    { "note", "NOTE", FMT_TEXT, 99, 12 },
+    { "note", "NOTE", FMT_TEXT, 99, 20 },
 };
 TABLE("points", points, "-time", "No point matches.");
 
