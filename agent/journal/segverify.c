@@ -85,7 +85,7 @@ verify_batch(struct io_file *f, const struct seg_tables *t,
     struct err e = ERR_INIT;
     struct batch_view b;
     uint8_t *buf = NULL;
-    size_t cap;
+    size_t cap = 0;
     int rc = r->n_chunks > BATCH_CHUNKS_MAX
                  ? -EBADMSG
                  : segment_read_batch(f, r, &buf, &cap, &e);

@@ -596,7 +596,7 @@ int
 app_points(struct app *a, const struct vpg_found *f, const char *from,
            const char *to, cJSON **out_list, struct err *err)
 {
-    int64_t now = when_now_ms(), first, last, ignored;
+    int64_t now = when_now_ms(), first = 0, last = 0, ignored;
     struct buf path;
     int rc = 0;
 
