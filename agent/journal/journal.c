@@ -687,6 +687,8 @@ journal_tail(const struct journal *j, struct journal_tail *out)
         .incarnation = s->incarnation,
         .durable_batch = j->d_batch,
         .durable_seq = j->d_seq,
+        .taken_batch = j->rx_batch,
+        .taken_seq = j->rx_seq,
         .fencing_epoch = s->epoch,
         .generation = s->generation,
         .in_resync = (j->offer & OFFER_IN_RESYNC) != 0,

@@ -107,6 +107,9 @@ struct journal_tail {
     uint64_t durable_batch; /* of that incarnation */
     uint8_t digest[16];     /* chain digest at it */
     uint64_t durable_seq;
+    /* The same of all that has been taken: it becomes durable, or the journal
+     * stops. */
+    uint64_t taken_batch, taken_seq;
     uint32_t fencing_epoch; /* highest met, durable */
     struct generation_id generation;
     bool in_resync;   /* behind the tail lies an open resync window */

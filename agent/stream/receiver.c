@@ -282,8 +282,8 @@ choose_verdict(const struct receiver *r, const struct msg_lane_open *m,
                  m->prev_last_batch == t->durable_batch;
 
     if (t->any && uuid_equal(&m->incarnation.u, &t->incarnation.u)) {
-        if (t->durable_batch > 0)
-            return VERDICT_RESUME;
+        if (t->taken_batch > 0)
+            return VERDICT_RESUME; /* durable or not: what comes twice is dropped */
         if (uuid_equal(&m->incarnation.u, &r->verdict_for.u))
             return r->verdict;
         /* Recorded before a restart here, and what was found then is not known
@@ -293,8 +293,9 @@ choose_verdict(const struct receiver *r, const struct msg_lane_open *m,
         return VERDICT_RESUME;
     /* Straight writes lie below all that is in the journal.  Where it holds
      * entries of a history that may have a hole behind them, these would hide
-     * what is newer: only in-band data is right then. */
-    return t->durable_seq == 0 ? VERDICT_FULL : VERDICT_VERIFY;
+     * what is newer, and its checkpoints would show it: only in-band data is
+     * right then.  A commit that is under way counts as ended. */
+    return t->taken_seq == 0 ? VERDICT_FULL : VERDICT_VERIFY;
 }
 
 int
