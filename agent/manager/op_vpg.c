@@ -544,9 +544,21 @@ test_record(struct op *op)
     return vpgs_changed(op->m, v, &op->err) < 0 ? OP_FAILED : OP_NEXT;
 }
 
+/* The other site shows the test, and refuses what does not go with it, from the
+ * end of this task on; but a test never waits for a site that does not answer. */
+static enum op_verdict
+announce_test(struct op *op)
+{
+    const struct vpg *v = vpg_of(op);
+    const struct peer *p = v ? peers_find(op->m, &v->protected_site) : NULL;
+
+    return op->reply || !p || !peer_fresh(p) ? OP_NEXT : announce(op);
+}
+
 static const struct op_step test_steps[] = {
     { "OpenViews", test_open },
     { "Record", test_record },
+    { "Announce", announce_test },
     { NULL, NULL },
 };
 const struct op_type op_test = { "FailOverTest", 4, test_steps, NULL };
@@ -587,6 +599,7 @@ test_result(struct op *op)
 static const struct op_step test_stop_steps[] = {
     { "CloseViews", test_close },
     { "Record", test_result },
+    { "Announce", announce_test },
     { NULL, NULL },
 };
 const struct op_type op_test_stop = { "StopFailOverTest", 5, test_stop_steps,

@@ -644,7 +644,7 @@ abandon_settings(struct client *c, const char *id)
 int
 cmd_create(struct app *a, struct err *err)
 {
-    char what[160], id[TASK_ID_TEXT];
+    char what[160], id[TASK_ID_TEXT] = "";
     cJSON *settings = NULL;
     struct client *c = NULL;
     struct buf body, path;
