@@ -54,7 +54,8 @@ struct target_keep {
         KEEP_RECEIVER, /* is being stopped */
         KEEP_DURABLE,  /* what was received is on its way into the journal */
         KEEP_PROMOTE,
-        KEEP_FILES
+        KEEP_FILES,
+        KEEP_DONE /* until that is asked for */
     } phase;
     struct io_timer timer;
     uint64_t since_ns;         /* DURABLE, or the error */

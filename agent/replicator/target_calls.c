@@ -225,6 +225,12 @@ target_put(struct ctl_call *c)
         target_update(t, c);
         return;
     }
+    if (uuid_equal(&rep->last_kept.vpg, &c->vpg)) {
+        err_set(&err, -EBUSY, ERR_REP_0010,
+                "this VPG was just deleted here: %s", rep->last_kept.text);
+        ctl_reply_err(c, &err);
+        return;
+    }
     t = target_new(rep, c->body, &err);
     if (!t) {
         ctl_reply_err(c, &err);

@@ -320,8 +320,9 @@ kept(struct io_work *w)
              t->dir);
     log_line(LOG_INFO, ROOM, "", "VPG %s is deleted: %s", t->name,
              rep->last_kept.text);
-    list_del(&t->link);
-    target_free(t);
+    /* It stays in the list until the manager has asked: one that has not heard
+     * yet would see that it is missing and set it up again. */
+    t->keep.phase = KEEP_DONE;
     kept_look(rep);
 }
 
@@ -472,7 +473,7 @@ percent(const struct target *t)
 {
     struct journal_stats st;
 
-    if (t->keep.phase == KEEP_FILES)
+    if (t->keep.phase >= KEEP_FILES)
         return 99;
     if (t->keep.phase != KEEP_PROMOTE || !t->keep.expected)
         return 0;
@@ -538,6 +539,12 @@ target_delete(struct ctl_call *c)
     struct err err = ERR_INIT;
 
     if (!t) {
+        reply_gone(c);
+        return;
+    }
+    if (t->keep.phase == KEEP_DONE) {
+        list_del(&t->link);
+        target_free(t);
         reply_gone(c);
         return;
     }
