@@ -46,8 +46,9 @@ def replace(it, site):
 
 def again(it):
     """As an administrator would: by names."""
+    stores = "/v1/virtualizationsites/%s/datastores" % here(it.paris)
     wait_until("the VM and the store to be listed", lambda: inventory(it.london)["vms"]
-               and inventory(it.paris)["datastores"], 20)
+               and it.london.api.get(stores), 20)
     cli(it, "--ctx", "london", "create", "ledger", "--vm", "ledger", "--to-site", "paris",
         "--store", "paris-store", "--interval", "1s")
     it.vpg_id = it.london.api.vpg("ledger")["VpgIdentifier"]
