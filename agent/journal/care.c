@@ -54,12 +54,27 @@ points_append(struct jcare *c, struct err *err)
     return rc;
 }
 
+/* A file of which nothing counts, but whose bytes are what is left of batches:
+ * its name would be swept away. */
+static void
+set_aside(struct jcare *c)
+{
+    char name[SEG_NAME_MAX], from[4096], to[4096 + 16];
+
+    seg_name(c->seal->header.no, name);
+    (void)snprintf(from, sizeof from, "%s/%s", c->j->dir, name);
+    (void)snprintf(to, sizeof to, "%s.damaged", from);
+    (void)io_rename(c->j->loop, from, to, NULL); /* it may be missing */
+}
+
 static void
 care_run(struct io_work *w)
 {
     struct jcare *c = container_of(w, struct jcare, work);
     struct journal *j = c->j;
 
+    if (c->seal && c->seal->hurt && c->seal->batches == 0)
+        set_aside(c);
     if (c->seal && !c->seal->footer_done && !c->seal->no_footer)
         c->seal_res =
             segment_seal(c->seal->file, &c->seal->header, c->seal->tables,
@@ -203,7 +218,8 @@ journal_care_kick(struct journal *j)
     size_t live = points_count(p), n;
     bool seal = !list_empty(&j->sealing);
 
-    if (c->active || !j->ix || (!seal && !p->unwritten && !j->closing))
+    if (c->active || !j->ix || j->deg.on ||
+        (!seal && !p->unwritten && !j->closing))
         return;
     if (!seal && !p->unwritten)
         return;

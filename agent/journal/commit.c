@@ -114,6 +114,7 @@ journal_append(struct journal *j, void *bytes, size_t size, size_t mem_size,
     }
     memset(b->bytes + size, 0, b->disk_size - size);
     b->room = journal_batch_room(&b->v);
+    journal_go_on(j, true);
     no = b->v.hdr.batch_no;
     j->rx_batch = no;
     j->rx_seq = b->v.hdr.last_seq;
@@ -220,8 +221,14 @@ note_entry(struct journal *j, const struct batch_view *v, uint32_t i,
     case ENTRY_CUT_COMMIT: return note_cut(j, v, i, err);
     case ENTRY_GAP:
     case ENTRY_DIRTY: j->offer |= OFFER_TAINTED; return 0;
-    case ENTRY_RESYNC_BEGIN: j->offer |= OFFER_IN_RESYNC; return 0;
-    case ENTRY_RESYNC_END: j->offer = 0; return 0;
+    case ENTRY_RESYNC_BEGIN:
+        j->offer |= OFFER_IN_RESYNC;
+        journal_hole_entry(j, ENTRY_RESYNC_BEGIN, batch_entry_seq(v, i));
+        return 0;
+    case ENTRY_RESYNC_END:
+        j->offer = 0;
+        journal_hole_entry(j, ENTRY_RESYNC_END, batch_entry_seq(v, i));
+        return 0;
     case ENTRY_INCARNATION:
         rc = batch_entry_payload(v, i, raw, sizeof raw, err);
         if (rc == 0)
@@ -716,6 +723,7 @@ incarnation_start(struct journal *j)
 
     if (!done)
         return; /* under way */
+    journal_go_on(j, false);
     if (j->open)
         retire_open(j, false);
     journal_log(j, &r);

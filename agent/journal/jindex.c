@@ -221,6 +221,17 @@ jindex_load_bad(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len)
 }
 
 void
+jindex_load_hole(struct jindex *ix, uint64_t from, uint64_t until)
+{
+    if (ix->n_holes == JINDEX_HOLES) {
+        ix->holes[JINDEX_HOLES - 1].until = until;
+        return;
+    }
+    ix->holes[ix->n_holes].from = from;
+    ix->holes[ix->n_holes++].until = until;
+}
+
+void
 jindex_load_promoted(struct jindex *ix, uint64_t seq)
 {
     ix->promoted = ix->fence = seq;

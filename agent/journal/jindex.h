@@ -88,6 +88,8 @@ int jindex_load_bad(struct jindex *ix, uint16_t vol, uint64_t off, uint64_t len)
 size_t jindex_bad_parts(struct jindex *ix, uint16_t vol, uint64_t off,
                         uint64_t len, struct io_extent *out, size_t max);
 void jindex_load_promoted(struct jindex *ix, uint64_t seq);
+/* No view opens between: part of the log is damaged there. */
+void jindex_load_hole(struct jindex *ix, uint64_t from, uint64_t until);
 /* Open the recorded views again and begin to build runs; done(arg, 0).  A view
  * that cannot be opened comes back broken, with an alert. */
 void

@@ -7,6 +7,10 @@
 #include "journal/promote.h"
 #include "journal/view.h"
 
+enum {
+    JINDEX_HOLES = 16
+};
+
 struct builder {
     bool running, paused;
     struct io_work work;
@@ -138,6 +142,10 @@ struct jindex {
     uint64_t promotions, promoted_bytes;
     int promote_told;   /* the error of the last promotion; 0: it went well */
     struct list loaded; /* struct loaded_view, until start */
+    struct {
+        uint64_t from, until;
+    } holes[JINDEX_HOLES];
+    size_t n_holes;
     struct starting start;
     struct io_task tick;
     void (*closed)(void *arg);

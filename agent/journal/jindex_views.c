@@ -421,6 +421,13 @@ open_check(struct jindex *ix, struct view_open *vo)
         return err_set(&vo->err, -ENOENT, ERR_JNL_0060,
                        "view %s: position %" PRIu64 " has just left the history",
                        id, seq);
+    /* One of before the restart; points in a hole are not offered. */
+    for (size_t i = 0; i < ix->n_holes && vo->loaded && !vo->rec.base_seq; i++)
+        if (seq > ix->holes[i].from && seq < ix->holes[i].until)
+            return err_set(&vo->err, -EBADMSG, ERR_JNL_0020,
+                           "view %s: position %" PRIu64
+                           " lies behind damage of the journal",
+                           id, seq);
     if (c->n_vols == 0)
         for (unsigned i = 0; i < ix->cfg.n_volumes; i++)
             c->vols[c->n_vols++] = ix->vols[i].vol;

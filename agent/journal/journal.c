@@ -278,6 +278,7 @@ journal_free(struct journal *j)
     free(j->open);
     journal_turns_leave(j);
     journal_damage_release(j);
+    journal_degraded_release(j);
     seg_store_free(j->segs);
     reserve_free(j->reserve);
     if (j->man_loaded)
@@ -405,6 +406,7 @@ open_done(struct io_work *w)
 {
     struct journal *j = container_of(w, struct journal, open_work);
     const struct man_state *s = &j->man.state;
+    const struct jlost *lost;
     int rc = j->open_res;
 
     if (rc < 0 && !j->open_err.num)
@@ -418,8 +420,13 @@ open_done(struct io_work *w)
             .sealed = s->segs[i].sealed,
         };
 
+        lost = journal_lost(j, si.no);
+        if (lost) /* nothing at all: like one that never took a batch */
+            si.last_seq = lost->nothing ? si.first_seq - 1 : lost->last_seq;
         rc = jindex_load_segment(j->ix, &si);
     }
+    for (size_t i = 0; i < j->deg.n_holes && rc == 0; i++)
+        jindex_load_hole(j->ix, j->deg.holes[i].from, j->deg.holes[i].until);
     for (size_t i = 0; i < s->n_runs && rc == 0; i++)
         rc = jindex_load_run(j->ix, &s->runs[i]);
     for (size_t i = 0; i < s->n_views && rc == 0; i++)
@@ -692,6 +699,8 @@ journal_tail(const struct journal *j, struct journal_tail *out)
         .fencing_epoch = s->epoch,
         .generation = s->generation,
         .in_resync = (j->offer & OFFER_IN_RESYNC) != 0,
+        .lost = j->deg.open,
+        .sync_wanted = journal_sync_wanted(j),
         .offered_any = points_count(&j->points) > 0,
     };
     memcpy(out->digest, j->d_digest, 16);
@@ -1027,6 +1036,7 @@ journal_stats(const struct journal *j, struct journal_stats *out)
     out->full = j->no_space;
     out->held = j->held;
     out->reserve_bytes = reserve_size(j->reserve);
+    out->degraded = j->deg.on;
     if (n) {
         uint64_t up = journal_up_ns(j), was = points_at(&j->points, 0)->up_ns;
 

@@ -80,7 +80,10 @@ struct journal_events {
 /* Open or create.  Recovery scans the tail on a worker; opened() follows on the
  * loop's thread with 0 and the journal, or an error: -EPROTONOSUPPORT (newer
  * version, untouched), -EBADMSG (damage that must not be guessed at, I16),
- * -EBUSY, -EINVAL (volumes differ from those recorded). */
+ * -EBUSY, -EINVAL (volumes differ from those recorded).
+ * Damaged or missing segments do not keep it closed: what lies before them is
+ * offered, the rest is not and stays as it is; an alert (JNL-0020) tells, and
+ * journal_stats().degraded until the source goes on. */
 void journal_open(const struct journal_config *cfg,
                   const struct journal_events *events,
                   void (*opened)(void *arg, struct journal *j, int res,
@@ -113,6 +116,8 @@ struct journal_tail {
     uint32_t fencing_epoch; /* highest met, durable */
     struct generation_id generation;
     bool in_resync;   /* behind the tail lies an open resync window */
+    bool lost;        /* the log has a hole: nothing can be an exact restart */
+    bool sync_wanted; /* and only a sync that is to begin yet ends it */
     bool offered_any; /* FLOOR is not "nothing offered" */
 };
 void journal_tail(const struct journal *j, struct journal_tail *out);
@@ -256,6 +261,7 @@ struct journal_stats {
     bool full;           /* the store has no room for the next segment */
     enum journal_held held;
     uint64_t reserve_bytes; /* of the store, kept for promotion */
+    bool degraded;          /* part of it is damaged: waits for its source */
 };
 void journal_stats(const struct journal *j, struct journal_stats *out);
 

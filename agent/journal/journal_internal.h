@@ -19,6 +19,7 @@ enum {
     JOURNAL_VIEWS_MAX = 1024,
     JOURNAL_RECYCLE = 64, /* segments in one go */
     JOURNAL_SYNCS = 8,    /* in flight on one disk */
+    JOURNAL_HOLES = 16,
 };
 #define JOURNAL_CREDIT  (8 * MIB)
 #define JOURNAL_TICK_NS (NSEC_PER_SEC)
@@ -43,6 +44,7 @@ struct jsegment {
     uint64_t born_ns;
     uint64_t room; /* what promoting its batches may allocate in the replica */
     /* sealing: */
+    bool hurt; /* damage lies behind its batches: the file stays as it is */
     bool no_footer; /* it refuses to be written */
     bool footer_done;
     uint64_t footer_off;
@@ -133,6 +135,28 @@ struct jretain {
     unsigned failures;
 };
 
+/* See degraded.c. */
+struct jhole {
+    uint64_t from, until; /* entries between are lost, or built on lost ones */
+};
+struct jlost { /* a sealed segment of which only the beginning is there */
+    uint32_t seg;
+    uint64_t last_seq; /* of that */
+    bool nothing;
+};
+struct jdegraded {
+    bool on;
+    bool open;  /* the last hole has no end yet */
+    bool begun; /* RESYNC_BEGIN lies behind it */
+    struct jhole holes[JOURNAL_HOLES];
+    size_t n_holes;
+    uint32_t offer_before; /* of the open one */
+    struct jlost *lost;
+    size_t n_lost;
+    size_t lost_points;
+    struct err why; /* of the first */
+};
+
 /* Lanes that share a disk take turns, so that syncs in flight, and the kernel's
  * threads for them, stay bounded (datapath.md 3.3). */
 struct jturns {
@@ -206,6 +230,7 @@ struct journal {
     _Atomic uint64_t reserve_keep; /* what promotion leaves of it */
     bool giving;                   /* counted in turns->giving */
 
+    struct jdegraded deg;
     uint64_t recover_bytes; /* read from segments at the start */
     struct jretain retain;
     struct list withdrawals; /* struct withdrawal, in retention.c */
@@ -290,6 +315,17 @@ void
 journal_damage_found(struct journal *j, uint32_t no, const struct jhurts *v);
 bool journal_drop_run(struct journal *j, const struct run_info *info);
 void journal_write_afresh(struct journal *j, bool points);
+
+/* degraded.c */
+void journal_hole_open(struct journal *j, uint64_t from, const struct err *why);
+void journal_hole_entry(struct journal *j, enum entry_type type, uint64_t seq);
+bool journal_in_hole(const struct journal *j, uint64_t seq);
+bool journal_sync_wanted(const struct journal *j);
+int journal_lost_add(struct journal *j, const struct jlost *l);
+const struct jlost *journal_lost(const struct journal *j, uint32_t seg);
+void journal_degraded_judge(struct journal *j);
+void journal_degraded_release(struct journal *j);
+void journal_go_on(struct journal *j, bool resent);
 
 /* recover.c, on a worker. */
 int journal_recover(struct journal *j, struct err *err);

@@ -158,6 +158,25 @@ points_drop_after(struct points *p, uint64_t seq)
         p->n--;
 }
 
+size_t
+points_drop_between(struct points *p, uint64_t from, uint64_t until)
+{
+    size_t out = p->first, gone = 0;
+
+    for (size_t i = p->first; i < p->n; i++) {
+        bool drop = p->recs[i].seq > from && p->recs[i].seq < until;
+
+        if (drop && i >= p->n - p->unwritten)
+            gone++;
+        if (!drop)
+            p->recs[out++] = p->recs[i];
+    }
+    p->unwritten -= gone;
+    gone = p->n - out;
+    p->n = out;
+    return gone;
+}
+
 /* First index whose key is >= the value; keys rise. */
 static size_t
 lower(const struct points *p, uint64_t (*key)(const struct point_rec *r),

@@ -63,6 +63,8 @@ int points_add(struct points *p, const struct point_rec *r);
 /* Forget those before seq. */
 void points_drop_before(struct points *p, uint64_t seq);
 void points_drop_after(struct points *p, uint64_t seq);
+/* Those behind from and before until; how many. */
+size_t points_drop_between(struct points *p, uint64_t from, uint64_t until);
 size_t points_count(const struct points *p);
 const struct point_rec *points_at(const struct points *p, size_t i);
 const struct point_rec *points_find(const struct points *p, uint64_t cut_no);

@@ -13,6 +13,10 @@
 enum {
     NAMES_MAX = 1 << 20
 };
+enum adopt_flags {
+    ADOPT_LAST = 1 << 0, /* may take more batches */
+    ADOPT_HURT = 1 << 1, /* damage lies behind: nothing is written to it */
+};
 
 static void
 path_in(const struct journal *j, const char *name, char out[4096])
@@ -130,6 +134,14 @@ view_named(const struct man_state *s, const char *rest)
     return false;
 }
 
+static bool
+ends_with(const char *name, const char *end)
+{
+    size_t n = strlen(name), k = strlen(end);
+
+    return n > k && strcmp(name + n - k, end) == 0;
+}
+
 static int
 sweep_one(struct journal *j, const char *name, struct err *err)
 {
@@ -159,8 +171,9 @@ sweep_one(struct journal *j, const char *name, struct err *err)
     } else if (strncmp(name, "view.", 5) == 0) {
         if (!view_named(&j->man.state, name + 5))
             (void)io_unlink(j->loop, path);
-    } else if (strlen(name) > 4 && strcmp(name + strlen(name) - 4, ".tmp") == 0) {
-        (void)io_unlink(j->loop, path);
+    } else if (ends_with(name, ".tmp") ||
+               (ends_with(name, ".damaged") && !j->deg.open && !j->offer)) {
+        (void)io_unlink(j->loop, path); /* a sync has made it worthless */
     }
     return 0;
 }
@@ -217,6 +230,18 @@ header_of(const struct journal *j, const struct man_seg *g)
     return h;
 }
 
+/* What a segment's last sound batch leaves behind. */
+static void
+tail_at(struct journal *j, const struct man_seg *g, uint64_t batch_no,
+        uint64_t seq, const uint8_t digest[16])
+{
+    j->d_seq = MAX(j->d_seq, seq);
+    if (!uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u))
+        return;
+    j->d_batch = batch_no;
+    memcpy(j->d_digest, digest, 16);
+}
+
 static int
 add_sealed(struct journal *j, const struct man_seg *g)
 {
@@ -226,16 +251,141 @@ add_sealed(struct journal *j, const struct man_seg *g)
                            .end = g->end,
                            .last_seq = g->last_seq };
 
+    j->offer = g->offer;
+    tail_at(j, g, g->last_batch, g->last_seq, g->digest);
+    return seg_store_add(j->segs, &p, NULL, NULL);
+}
+
+/* Only its beginning is there: that much is walked, without a footer. */
+static int
+add_rest(struct journal *j, const struct man_seg *g, const struct seg_scan *sc,
+         const struct err *why)
+{
+    struct jlost lost = { .seg = g->no, .last_seq = sc->last_seq };
+    struct seg_place p = { .no = g->no,
+                           .header = header_of(j, g),
+                           .end = sc->end,
+                           .last_seq = sc->last_seq };
+    int rc;
+
+    lost.nothing = atomic_load(&sc->tables->n_batches) == 0;
+    if (!lost.nothing)
+        tail_at(j, g, sc->last_batch, sc->last_seq, sc->tables->digest);
+    else
+        tail_at(j, g, g->first_batch - 1, j->d_seq, g->prev_digest);
+    rc = journal_lost_add(j, &lost);
+    if (rc == 0 && !lost.nothing)
+        rc = seg_store_add(j->segs, &p, NULL, NULL);
+    if (rc == 0 && sc->end < g->end && g->last_seq > j->man.state.promoted)
+        journal_hole_open(j, j->d_seq, why);
+    else if (!j->found.num) /* only its footer */
+        j->found = *why;
+    return rc;
+}
+
+/* Is all of a sealed segment in its file?  Its bytes are not read: what is bad
+ * among them is noticed by whoever reads them.  1: yes; 0: no, *why says so. */
+static int
+is_whole(struct io_file *f, const struct seg_place *p, uint64_t *out_size,
+         struct err *why)
+{
+    struct seg_tables *t = NULL;
+    struct io_file_info fi;
+    int rc = io_file_info(f, &fi, why);
+
+    if (rc < 0)
+        return rc;
+    *out_size = fi.size;
+    if (fi.size >= p->header.size)
+        return 1;
+    /* It may still end behind all that counts. */
+    rc = segment_load_tables(f, p, &t, why);
+    seg_tables_free(t);
+    if (rc == 0)
+        return 1;
+    (void)err_set(why, -EBADMSG, ERR_JNL_0003,
+                  "%s: the file ends at %" PRIu64 ", and had %" PRIu64 " bytes",
+                  io_file_path(f), fi.size, p->header.size);
+    return rc == -ENOMEM ? rc : 0;
+}
+
+/* After a hole: does a whole sync lie in this segment? */
+static int
+find_sync(struct journal *j, struct io_file *f, const struct seg_place *p,
+          struct err *err)
+{
+    struct seg_tables *t;
+    int rc = segment_load_tables(f, p, &t, err);
+
+    for (uint32_t i = 0; rc == 0 && i < atomic_load(&t->n_batches); i++)
+        for (uint32_t k = 0; k < t->batches[i].n_entries; k++) {
+            struct lane_entry e;
+
+            lane_entry_decode(t->entries +
+                                  (size_t)(t->batches[i].first_entry + k) *
+                                      BATCH_ENTRY_SIZE,
+                              &e);
+            if (e.type == ENTRY_RESYNC_BEGIN || e.type == ENTRY_RESYNC_END)
+                journal_hole_entry(j, (enum entry_type)e.type,
+                                   seg_entry_seq(&t->batches[i], k));
+        }
+    if (rc == 0)
+        seg_tables_free(t);
+    return rc;
+}
+
+static int
+recover_sealed(struct journal *j, const struct man_seg *g, struct err *err)
+{
+    char path[4096], name[SEG_NAME_MAX];
+    struct seg_place p = { .no = g->no,
+                           .header = header_of(j, g),
+                           .footer_off = g->footer_off,
+                           .end = g->end };
+    struct seg_scan sc = { .last_seq = g->first_seq - 1 };
+    struct err why = ERR_INIT;
+    struct io_file *f = NULL;
+    uint64_t size = 0;
+    int rc;
+
+    seg_name(g->no, name);
+    path_in(j, name, path);
     j->used += g->size;
     /* How far its entries would go in the replica only its footer tells. */
     man_state_seg(&j->man.state, g->no)->room = 2 * g->end;
-    j->offer = g->offer;
-    j->d_seq = g->last_seq;
-    if (uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
-        j->d_batch = g->last_batch;
-        memcpy(j->d_digest, g->digest, 16);
+    rc = io_file_open(j->loop, path, IO_OPEN_READ | IO_OPEN_DIRECT, &f, &why);
+    if (rc == 0)
+        rc = is_whole(f, &p, &size, &why);
+    else if (rc == -ENOENT)
+        rc = 0;
+    if (rc == 1 && j->deg.open && find_sync(j, f, &p, &why) < 0)
+        rc = 0; /* its batches may be there; without their table they are not */
+    if (rc < 0)
+        *err = why;
+    if (rc == 1) {
+        rc = add_sealed(j, g);
+        if (j->deg.open)
+            j->offer |= OFFER_TAINTED;
+        goto out;
     }
-    return seg_store_add(j->segs, &p, NULL, NULL);
+    sc.tables = seg_tables_new();
+    if (rc == 0 && !sc.tables)
+        rc = -ENOMEM;
+    if (rc == 0 && f)
+        rc = segment_scan_as(f, &p.header, g->end, &sc, err);
+    if (rc == 0) {
+        j->offer = g->offer;
+        rc = add_rest(j, g, &sc, &why);
+        if (j->deg.open)
+            j->offer |= OFFER_TAINTED;
+    }
+out:
+    if (rc == -ENOMEM)
+        (void)err_set(err, rc, ERR_GEN_0002, "no memory for segments");
+    seg_tables_free(sc.tables);
+    if (f)
+        io_file_close(f);
+    return rc;
 }
 
 /* Does a batch say something in its bodies that recovery must know? */
@@ -289,43 +439,52 @@ replay(struct journal *j, struct io_file *f, const struct seg_tables *t,
     return rc;
 }
 
-/* Tail or damage?  next: the segment behind it, or NULL. */
+/* Tail or damage?  next: the segment behind it, or NULL; size: of the file.
+ * 1: damage, *why says which. */
 static int
-check_end(struct io_file *f, const struct seg_scan *sc,
-          const struct man_seg *next, struct err *err)
+check_end(struct io_file *f, uint64_t size, const struct seg_scan *sc,
+          const struct man_seg *next, struct err *why)
 {
+    bool cut = size < sc->header.size;
     int rc;
 
-    if (next && uuid_equal(&next->incarnation.u, &sc->incarnation.u)) {
-        if (next->first_batch == sc->last_batch + 1)
-            return 0;
-        return err_set(err, -EBADMSG, ERR_JNL_0003,
-                       "%s: offset %" PRIu64 ": batch %" PRIu64
-                       " had been acknowledged (segment %" PRIu32
-                       " begins with %" PRIu64 ") and is damaged: %s",
-                       io_file_path(f), sc->end, sc->last_batch + 1, next->no,
-                       next->first_batch, sc->why.num ? sc->why.msg : "missing");
-    }
-    if (sc->last_batch < sc->durable_seen)
-        return err_set(err, -EBADMSG, ERR_JNL_0003,
-                       "%s: offset %" PRIu64 ": batch %" PRIu64
-                       " had been acknowledged and is damaged",
-                       io_file_path(f), sc->end, sc->last_batch + 1);
+    if (next && uuid_equal(&next->incarnation.u, &sc->incarnation.u) &&
+        next->first_batch == sc->last_batch + 1)
+        return 0;
+    if (next && uuid_equal(&next->incarnation.u, &sc->incarnation.u))
+        (void)err_set(why, -EBADMSG, ERR_JNL_0003,
+                      "%s: offset %" PRIu64 ": batch %" PRIu64
+                      " had been acknowledged (segment %" PRIu32
+                      " begins with %" PRIu64 ") and is damaged: %s",
+                      io_file_path(f), sc->end, sc->last_batch + 1, next->no,
+                      next->first_batch, sc->why.num ? sc->why.msg : "missing");
+    else if (sc->unreadable || sc->last_batch < sc->durable_seen || cut)
+        (void)err_set(why, -EBADMSG, ERR_JNL_0003,
+                      "%s: offset %" PRIu64 ": batch %" PRIu64
+                      " may have been acknowledged and is damaged: %s",
+                      io_file_path(f), sc->end, sc->last_batch + 1,
+                      cut           ? "the file was cut"
+                      : sc->why.num ? sc->why.msg
+                                    : "no batch");
+    if (why->num)
+        return 1;
     rc = segment_find_later(f, &sc->incarnation, sc->end, sc->last_batch + 1,
-                            err);
+                            why);
+    if (rc == -EIO) /* behind what is sound the disk gives nothing */
+        return 1;
     if (rc == 1)
-        return err_set(err, -EBADMSG, ERR_JNL_0003,
-                       "%s: offset %" PRIu64 ": batch %" PRIu64
-                       " had been acknowledged (a later batch says so) and is "
-                       "damaged: %s",
-                       io_file_path(f), sc->end, sc->last_batch + 1,
-                       sc->why.num ? sc->why.msg : "no batch");
+        (void)err_set(why, -EBADMSG, ERR_JNL_0003,
+                      "%s: offset %" PRIu64 ": batch %" PRIu64
+                      " had been acknowledged (a later batch says so) and is "
+                      "damaged: %s",
+                      io_file_path(f), sc->end, sc->last_batch + 1,
+                      sc->why.num ? sc->why.msg : "no batch");
     return rc;
 }
 
 static int
 adopt(struct journal *j, const struct man_seg *g, struct io_file *f,
-      struct seg_scan *sc, bool last, struct err *err)
+      struct seg_scan *sc, unsigned flags, struct err *err)
 {
     struct jsegment *s = calloc(1, sizeof *s);
     struct seg_place p = { .no = g->no, .header = sc->header };
@@ -356,8 +515,10 @@ adopt(struct journal *j, const struct man_seg *g, struct io_file *f,
         .offer = j->offer,
         .last_batch = sc->last_batch,
         .last_seq = sc->last_seq,
+        .hurt = (flags & ADOPT_HURT) != 0,
+        .no_footer = (flags & ADOPT_HURT) != 0,
     };
-    if (last && n > 0 &&
+    if ((flags & ADOPT_LAST) && !s->hurt && n > 0 &&
         uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
         j->open = s;
     } else {
@@ -366,52 +527,103 @@ adopt(struct journal *j, const struct man_seg *g, struct io_file *f,
     return 0;
 }
 
+/* What is there of a segment without SEG_SEAL; *out_file NULL: no file. */
 static int
-recover_open(struct journal *j, const struct man_seg *g,
-             const struct man_seg *next, struct err *err)
+scan_open(struct journal *j, const struct man_seg *g, struct seg_scan *sc,
+          struct io_file **out_file, struct err *why, struct err *err)
 {
     char path[4096], name[SEG_NAME_MAX];
-    struct seg_scan sc = { .tables = seg_tables_new() };
-    struct seg_header want = header_of(j, g);
+    struct seg_header want = header_of(j, g), have;
     uint8_t a[SEG_HEADER_SIZE], b[SEG_HEADER_SIZE];
-    struct io_file *f = NULL;
     int rc;
 
     seg_name(g->no, name);
     path_in(j, name, path);
-    rc = sc.tables ? io_file_open(j->loop, path, IO_OPEN_WRITE | IO_OPEN_DIRECT,
-                                  &f, err)
-                   : err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
+    rc = io_file_open(j->loop, path, IO_OPEN_WRITE | IO_OPEN_DIRECT, out_file,
+                      err);
+    if (rc == -ENOENT) {
+        *why = *err;
+        *out_file = NULL;
+        sc->header = want;
+        sc->end = SEG_HEADER_SIZE;
+        sc->last_batch = g->first_batch - 1;
+        sc->last_seq = g->first_seq - 1;
+        memcpy(sc->tables->digest, g->prev_digest, 16);
+        return 1;
+    }
     if (rc == 0)
-        rc = segment_scan(f, 0, &sc, err);
-    j->recover_bytes += sc.bytes_read;
+        rc = segment_read_header(*out_file, &have, why);
     if (rc == 0) {
         seg_header_encode(&want, a);
-        seg_header_encode(&sc.header, b);
+        seg_header_encode(&have, b);
         if (memcmp(a, b, sizeof a) != 0)
-            rc = err_set(err, -EBADMSG, ERR_JNL_0003,
-                         "%s: its header is not the one that the manifest "
-                         "names",
-                         path);
+            (void)err_set(why, -EBADMSG, ERR_JNL_0003,
+                          "%s: its header is not the one that the manifest "
+                          "names",
+                          path);
     }
+    /* The manifest knows all of the header: its batches count without. */
+    if (rc == -EBADMSG || rc == -EIO)
+        rc = 0;
+    if (why->num && !j->found.num)
+        j->found = *why;
+    if (rc < 0)
+        *err = *why;
+    *why = (struct err)ERR_INIT;
     if (rc == 0)
-        rc = check_end(f, &sc, next, err);
+        rc = segment_scan_as(*out_file, &want, 0, sc, err);
+    j->recover_bytes += sc->bytes_read;
+    return rc;
+}
+
+static int
+recover_open(struct journal *j, const struct man_seg *g,
+             const struct man_seg *next, struct err *err)
+{
+    struct seg_scan sc = { .tables = seg_tables_new() };
+    struct io_file_info fi = { .size = 0 };
+    struct err why = ERR_INIT;
+    struct io_file *f = NULL;
+    bool hurt = false;
+    int rc;
+
+    rc = sc.tables ? scan_open(j, g, &sc, &f, &why, err)
+                   : err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
+    if (rc == 0)
+        rc = io_file_info(f, &fi, err);
+    if (rc == 0) {
+        rc = check_end(f, fi.size, &sc, next, &why);
+        if (rc < 0)
+            *err = why;
+    }
+    if (rc == 1) {
+        hurt = true;
+        rc = 0;
+    }
     /* Read with direct I/O, and now on stable storage before anybody is told;
      * otherwise a power loss could take back what we name durable. */
-    if (rc == 0) {
+    if (rc == 0 && f) {
         rc = io_file_fdatasync_sync(f);
         if (rc < 0)
-            (void)err_set(err, rc, ERR_JNL_0002, "%s: cannot sync: %s", path,
-                          err_errno(rc));
+            (void)err_set(err, rc, ERR_JNL_0002, "%s: cannot sync: %s",
+                          io_file_path(f), err_errno(rc));
     }
-    if (rc == 0)
+    if (rc == 0 && f)
         rc = replay(j, f, sc.tables, err);
     if (rc == 0 && !uuid_equal(&g->incarnation.u, &j->man.state.incarnation.u)) {
         j->d_batch = 0;
         memset(j->d_digest, 0, 16);
     }
+    if (rc == 0 && hurt) {
+        if (atomic_load(&sc.tables->n_batches) == 0)
+            tail_at(j, g, g->first_batch - 1, j->d_seq, g->prev_digest);
+        journal_hole_open(j, j->d_seq, &why);
+    }
     if (rc == 0)
-        rc = adopt(j, g, f, &sc, next == NULL, err);
+        rc = adopt(j, g, f, &sc,
+                   (next ? 0U : (unsigned)ADOPT_LAST) |
+                       (hurt ? (unsigned)ADOPT_HURT : 0U),
+                   err);
     if (rc < 0 && f)
         io_file_close(f);
     seg_tables_free(sc.tables);
@@ -446,23 +658,61 @@ load_points(struct journal *j, struct err *err)
 }
 
 /* Points of the table that no batch carries can only come from a disk that
- * forgot what it had acknowledged.  The source remembers, and sends it again or
- * has the lane verified; here they are not offered. */
+ * forgot what it had acknowledged: the end of the log is a hole. */
 static void
 check_points(struct journal *j)
 {
     size_t n = points_count(&j->points);
+    struct err why = ERR_INIT;
 
-    if (n == 0 || points_at(&j->points, n - 1)->seq <= j->d_seq)
+    if (n == 0 || j->deg.open || points_at(&j->points, n - 1)->seq <= j->d_seq)
         return;
-    (void)err_set(&j->found, -EBADMSG, ERR_JNL_0003,
-                  "journal %s: checkpoint %" PRIu64 " was durable at %" PRIu64
+    (void)err_set(&why, -EBADMSG, ERR_JNL_0003,
+                  "checkpoint %" PRIu64 " was durable at %" PRIu64
                   ", but the segments end at %" PRIu64,
-                  j->dir, points_at(&j->points, n - 1)->cut_no,
+                  points_at(&j->points, n - 1)->cut_no,
                   points_at(&j->points, n - 1)->seq, j->d_seq);
-    points_drop_after(&j->points, j->d_seq);
-    j->points.unwritten = points_count(&j->points);
-    j->points.in_file = 0; /* a fresh file */
+    journal_hole_open(j, j->d_seq, &why);
+    if (j->open)
+        list_push_back(&j->sealing, &j->open->link);
+    j->open = NULL;
+    if (!list_empty(&j->sealing)) {
+        struct jsegment *s = list_entry(j->sealing.prev, struct jsegment, link);
+
+        s->hurt = s->no_footer = true;
+        s->offer = j->offer;
+    }
+}
+
+/* Index runs are made anew from segments: what is missing, cut, or covers what
+ * is lost is dropped. */
+static int
+check_runs(struct journal *j)
+{
+    const struct man_state *s = &j->man.state;
+    int rc = 0;
+
+    for (size_t i = s->n_runs; i-- > 0 && rc == 0;) {
+        struct man_rec r = { .type = MAN_RUN_DEL, .u.run = s->runs[i] };
+        struct io_file_info fi = { .size = 0 };
+        char path[4096], name[RUN_NAME_MAX];
+        struct io_file *f = NULL;
+        bool bad = false;
+
+        run_name(&s->runs[i], name);
+        path_in(j, name, path);
+        for (size_t k = 0; k < j->deg.n_lost; k++)
+            bad |= s->runs[i].first_seg <= j->deg.lost[k].seg &&
+                   s->runs[i].last_seg >= j->deg.lost[k].seg;
+        rc = bad ? 0 : io_file_open(j->loop, path, IO_OPEN_READ, &f, NULL);
+        if (f) {
+            bad = io_file_info(f, &fi, NULL) == 0 && fi.size != r.u.run.bytes;
+            io_file_close(f);
+        }
+        bad |= rc == -ENOENT;
+        rc = bad ? manifest_add(&j->man, &r) : 0;
+    }
+    return rc;
 }
 
 static int
@@ -483,22 +733,23 @@ load(struct journal *j, struct err *err)
     rc = check_identity(j, err);
     if (rc == 0)
         rc = load_points(j, err);
-    if (rc == 0)
-        rc = sweep(j, err);
-    if (rc == 0 && s->n_segs == 0)
-        j->d_seq = s->promoted;
+    j->d_seq = s->promoted;
     for (size_t i = 0; i < s->n_segs && rc == 0; i++) {
         if (s->segs[i].sealed) {
-            rc = add_sealed(j, &s->segs[i]);
-            if (rc < 0)
-                (void)err_set(err, rc, ERR_GEN_0002, "no memory for segments");
+            rc = recover_sealed(j, &s->segs[i], err);
         } else {
             rc = recover_open(j, &s->segs[i],
                               i + 1 < s->n_segs ? &s->segs[i + 1] : NULL, err);
         }
     }
+    if (rc == 0 && check_runs(j) < 0)
+        rc = err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for segments");
     if (rc == 0)
         check_points(j);
+    if (rc == 0)
+        rc = sweep(j, err);
+    if (rc == 0)
+        journal_degraded_judge(j);
     return rc;
 }
 

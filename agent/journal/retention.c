@@ -42,6 +42,9 @@ sealed_upto(const struct journal *j, uint64_t seq)
     for (size_t i = 0; i < s->n_segs; i++) {
         if (!s->segs[i].sealed || s->segs[i].last_seq > seq)
             break;
+        /* The replica never ends inside a hole that points lie before. */
+        if (points_count(&j->points) && journal_in_hole(j, s->segs[i].last_seq))
+            continue;
         best = s->segs[i].last_seq;
     }
     return best;
@@ -295,7 +298,8 @@ journal_retain(struct journal *j)
     uint64_t pause =
         r->full ? RETRY_NS : MIN(RETRY_NS << MIN(r->failures, 6U), RETRY_MAX_NS);
 
-    if (r->active || j->closing || !j->ix || !list_empty(&j->withdrawals))
+    if (r->active || j->closing || !j->ix || j->deg.on ||
+        !list_empty(&j->withdrawals))
         return;
     warn(j);
     short_over(j);
@@ -570,7 +574,9 @@ recycle_logged(void *arg, int res)
         j->st.recycled++;
         /* On a full disk one's own old segments are the only new ones; first
          * they make good what promotion took. */
-        if (j->full_told && have < want && c->n_gone == c->n_reserve) {
+        if (journal_lost(j, c->segs[i])) {
+            c->gone[c->n_gone++] = c->segs[i]; /* no file to use again */
+        } else if (j->full_told && have < want && c->n_gone == c->n_reserve) {
             have += c->sizes[i];
             c->gone[c->n_gone++] = c->segs[i];
             c->n_reserve = c->n_gone;
@@ -593,7 +599,7 @@ journal_recycle(struct journal *j)
     struct man_rec r = { .type = MAN_SEG_DEL };
     struct recycling *c;
 
-    if (j->recycling || j->closing || j->stopped || !j->ix)
+    if (j->recycling || j->closing || j->stopped || j->deg.on || !j->ix)
         return;
     c = calloc(1, sizeof *c);
     if (!c)

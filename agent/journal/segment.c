@@ -752,8 +752,8 @@ read_head(struct io_file *f, uint64_t off, uint64_t end, uint8_t *buf,
         if (n < 0)
             return (int)n;
         if ((uint64_t)n < want - got)
-            end = off + got + round_down((uint64_t)n, SEG_ALIGN);
-        got += round_down((uint64_t)n, SEG_ALIGN);
+            end = off + got + (uint64_t)n;
+        got += (uint64_t)n;
         *out_got = got;
         rc = batch_decode_head(buf, (size_t)got, b, why);
     }
@@ -778,8 +778,19 @@ does_not_follow(const struct seg_scan *s, const struct batch_hdr *h,
     return NULL;
 }
 
+/* What the disk does not give is not known to be a torn tail. */
+static void
+scan_unreadable(const struct io_file *f, struct seg_scan *s, uint64_t off)
+{
+    s->unreadable = true;
+    (void)err_set(&s->why, -EIO, ERR_JNL_0003,
+                  "%s: offset %" PRIu64 ": cannot be read: %s", io_file_path(f),
+                  off, err_errno(-EIO));
+}
+
 static int
-scan_heads(struct io_file *f, uint64_t end, struct seg_scan *s, uint8_t *buf)
+scan_heads(struct io_file *f, uint64_t size, uint64_t end, struct seg_scan *s,
+           uint8_t *buf)
 {
     uint8_t digest[16];
 
@@ -793,11 +804,17 @@ scan_heads(struct io_file *f, uint64_t end, struct seg_scan *s, uint8_t *buf)
 
         rc = read_head(f, s->end, end, buf, &got, &b, &s->why);
         s->bytes_read += got;
+        if (rc == -EIO) {
+            scan_unreadable(f, s, s->end);
+            break;
+        }
         if (rc < 0 && rc != -EBADMSG && rc != -ENODATA)
             return rc;
         if (rc < 0)
             break;
         no = does_not_follow(s, &b.hdr, digest);
+        if (!no && b.size > size - MIN(size, s->end))
+            no = "the file ends inside it";
         if (!no && seg_tables_add(s->tables, &b, (uint32_t)s->end) < 0)
             no = "the segment's tables are full";
         if (no) {
@@ -879,6 +896,45 @@ segment_read_head(struct io_file *f, const struct seg_batch *b,
     return 0;
 }
 
+/* The digest of the batch before batch i. */
+static int
+digest_before(struct io_file *f, const struct seg_scan *s, uint32_t i,
+              uint8_t digest[16])
+{
+    struct batch_view b;
+    uint8_t *buf;
+    size_t cap;
+    int rc;
+
+    memcpy(digest, s->header.prev_digest, 16);
+    if (i == 0)
+        return 0;
+    rc = segment_read_head(f, &s->tables->batches[i - 1], &b, &buf, &cap, NULL);
+    if (rc == 0) {
+        batch_digest(buf, b.head_len, digest);
+        io_mem_free(buf, cap);
+    }
+    return rc;
+}
+
+static int
+check_body(struct io_file *f, const struct seg_batch *r, struct seg_scan *s)
+{
+    struct batch_view b;
+    uint8_t *buf;
+    size_t cap;
+    int rc = segment_read_batch(f, r, &buf, &cap, &s->why);
+
+    if (rc < 0)
+        return rc;
+    s->bytes_read += r->size;
+    rc = batch_decode(buf, r->size, &b, &s->why);
+    if (rc == 0)
+        rc = batch_verify_bodies(&b, &s->why);
+    io_mem_free(buf, cap);
+    return rc;
+}
+
 /* The bodies of what nobody had heard to be durable. */
 static int
 scan_bodies(struct io_file *f, struct seg_scan *s)
@@ -886,30 +942,24 @@ scan_bodies(struct io_file *f, struct seg_scan *s)
     struct seg_tables *t = s->tables;
     uint32_t n = atomic_load_explicit(&t->n_batches, memory_order_relaxed);
     uint32_t i = 0;
+    uint8_t digest[16];
+    int rc = 0;
 
     while (i < n && t->batches[i].batch_no <= s->durable_seen)
         i++;
-    for (; i < n; i++) {
+    for (; i < n && rc == 0; i++) {
         const struct seg_batch *r = &t->batches[i];
-        struct batch_view b;
-        uint8_t *buf, digest[16];
-        size_t cap;
-        int rc = segment_read_batch(f, r, &buf, &cap, &s->why);
 
-        if (rc < 0 && rc != -EBADMSG)
+        rc = check_body(f, r, s);
+        if (rc == -EIO)
+            scan_unreadable(f, s, r->off);
+        else if (rc < 0 && rc != -EBADMSG)
             return rc;
-        if (rc == 0) {
-            s->bytes_read += r->size;
-            rc = batch_decode(buf, r->size, &b, &s->why);
-            if (rc == 0)
-                rc = batch_verify_bodies(&b, &s->why);
-            memcpy(digest, b.hdr.prev_digest, 16);
-            io_mem_free(buf, cap);
-        } else {
-            /* The head was good a moment ago: the disk does not keep still. */
-            return rc;
-        }
         if (rc < 0) {
+            rc = digest_before(f, s, i, digest);
+            if (rc <
+                0) /* it was good a moment ago: the disk does not keep still */
+                return rc;
             s->end = r->off;
             s->last_batch = r->batch_no - 1;
             s->last_seq = i ? r[-1].last_seq : s->header.first_seq - 1;
@@ -921,32 +971,24 @@ scan_bodies(struct io_file *f, struct seg_scan *s)
 }
 
 int
-segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
-             struct err *err)
+segment_scan_as(struct io_file *f, const struct seg_header *h, uint64_t limit,
+                struct seg_scan *out, struct err *err)
 {
     uint8_t *buf = io_mem_alloc(SCAN_MEM);
-    uint64_t end;
-    int64_t n;
+    uint64_t end = limit ? MIN(limit, h->size) : h->size;
+    struct io_file_info fi;
     int rc;
 
     if (!buf)
         return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a scan");
-    n = io_file_pread_sync(f, buf, SEG_HEADER_SIZE, 0);
-    rc = n < 0 ? (int)n : seg_header_decode(buf, (size_t)n, &out->header);
-    if (rc < 0) {
-        (void)err_set(err, rc == -ENODATA ? -EBADMSG : rc,
-                      rc == -EPROTONOSUPPORT ? ERR_JNL_0052 : ERR_JNL_0003,
-                      "%s: the header at offset 0 is no valid one: %s",
-                      io_file_path(f), err_errno(rc));
-        rc = rc == -ENODATA ? -EBADMSG : rc;
-        goto out;
-    }
-    out->incarnation = out->header.incarnation;
-    out->last_batch = out->header.first_batch - 1;
-    out->last_seq = out->header.first_seq - 1;
-    memcpy(out->tables->digest, out->header.prev_digest, 16);
-    end = limit ? MIN(limit, out->header.size) : out->header.size;
-    rc = scan_heads(f, end, out, buf);
+    out->header = *h;
+    out->incarnation = h->incarnation;
+    out->last_batch = h->first_batch - 1;
+    out->last_seq = h->first_seq - 1;
+    memcpy(out->tables->digest, h->prev_digest, 16);
+    rc = io_file_info(f, &fi, NULL);
+    if (rc == 0)
+        rc = scan_heads(f, fi.size, end, out, buf);
     if (rc == 0 && !limit)
         rc = scan_bodies(f, out);
     if (rc < 0)
@@ -954,9 +996,40 @@ segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
                       "%s: cannot read the batch behind offset %" PRIu64 ": %s",
                       io_file_path(f), out->end,
                       out->why.num ? out->why.msg : err_errno(rc));
-out:
     io_mem_free(buf, SCAN_MEM);
     return rc;
+}
+
+int
+segment_read_header(struct io_file *f, struct seg_header *out, struct err *err)
+{
+    uint8_t *buf = io_mem_alloc(SEG_HEADER_SIZE);
+    int64_t n;
+    int rc;
+
+    if (!buf)
+        return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory for a header");
+    n = io_file_pread_sync(f, buf, SEG_HEADER_SIZE, 0);
+    rc = n < 0 ? (int)n : seg_header_decode(buf, (size_t)n, out);
+    if (rc == -ENODATA)
+        rc = -EBADMSG;
+    if (rc < 0)
+        (void)err_set(err, rc,
+                      rc == -EPROTONOSUPPORT ? ERR_JNL_0052 : ERR_JNL_0003,
+                      "%s: the header at offset 0 is no valid one: %s",
+                      io_file_path(f), err_errno(rc));
+    io_mem_free(buf, SEG_HEADER_SIZE);
+    return rc;
+}
+
+int
+segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
+             struct err *err)
+{
+    struct seg_header h;
+    int rc = segment_read_header(f, &h, err);
+
+    return rc < 0 ? rc : segment_scan_as(f, &h, limit, out, err);
 }
 
 int

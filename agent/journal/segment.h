@@ -128,14 +128,20 @@ struct seg_scan {
     uint64_t bytes_read;
     struct incarnation_id incarnation;
     uint64_t last_batch, last_seq; /* last_batch: first_batch - 1 if none */
+    bool unreadable;               /* it ended where the disk gave an error */
     struct err why;                /* why it ended, a sentence */
 };
+int
+segment_read_header(struct io_file *f, struct seg_header *out, struct err *err);
 /* Walk batches from the header on; stop before the first that does not follow.
  * Bodies of batches above durable_seen are checked.  The end alone does not say
  * whether it is a torn tail: see segment_find_later().  limit: end of batches
  * when the manifest knows it, else 0.  Negative errno: reading failed. */
 int segment_scan(struct io_file *f, uint64_t limit, struct seg_scan *out,
                  struct err *err);
+/* The same with a header that is known: the manifest holds all of it. */
+int segment_scan_as(struct io_file *f, const struct seg_header *h,
+                    uint64_t limit, struct seg_scan *out, struct err *err);
 /* A valid batch of the incarnation behind `from` with durable_seen >= batch_no
  * proves that batch_no had been acknowledged: 1; 0: none. */
 int segment_find_later(struct io_file *f, const struct incarnation_id *inc,

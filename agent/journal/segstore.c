@@ -359,7 +359,7 @@ segment_load_tables(struct io_file *f, const struct seg_place *p,
 
         if (!sc.tables)
             return err_set(err, -ENOMEM, ERR_GEN_0002, "no memory");
-        rc = segment_scan(f, p->end, &sc, err);
+        rc = segment_scan_as(f, &p->header, p->end, &sc, err);
         if (rc == 0 && sc.end != p->end)
             rc = err_set(err, -EBADMSG, ERR_JNL_0003,
                          "%s: batch behind offset %" PRIu64 " is damaged: %s",

@@ -227,6 +227,7 @@ name_code(const char *code, struct condition *c)
         { "JNL-0012", "VRA0040", "Vra", WARNING },
         { "JNL-0017", "VRA0039", "Vpg", ERROR },
         { "JNL-0018", "HF0001", "Vpg", ERROR },
+        { "JNL-0020", "HF0007", "Vpg", ERROR },
         { "JNL-0051", "HF0007", "Vpg", ERROR },
         { "JNL-0055", "HF0009", "Vpg", WARNING },
         { "JNL-0056", "HF0009", "Vpg", WARNING },

@@ -140,6 +140,7 @@ put_own(struct json_writer *w, struct manager *m, const struct vpg *v)
              sent = json_u64_or(s, "SentBytesTotal", 0);
     const char *target_state = json_str_or(t, "State", NULL);
     bool target_first = target_state && (strcmp(target_state, "Error") == 0 ||
+                                         strcmp(target_state, "Damaged") == 0 ||
                                          strcmp(target_state, "Stopped") == 0);
     const cJSON *error = json_get(target_first ? t : s, "Error");
 

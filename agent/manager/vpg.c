@@ -351,7 +351,7 @@ vpg_judge(const struct vpg_facts *f)
         return verdict(VPG_STATUS_DELETING, VPG_SUB_DELETING, 0);
     if (f->state == VPG_CREATING)
         return verdict(VPG_INITIALIZING, VPG_SUB_CREATING, 0);
-    if (is(f->target_state, "Stopped"))
+    if (is(f->target_state, "Stopped") || is(f->target_state, "Damaged"))
         return verdict(VPG_NOT_MEETING_SLA, VPG_SUB_JOURNAL_STORAGE_ERROR,
                        f->progress);
     if (is(f->target_state, "Error"))

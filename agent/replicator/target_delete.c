@@ -409,6 +409,11 @@ keep_tick(struct io_timer *timer)
     if (st.stopped)
         err_set(&err, -EROFS, ERR_REP_0023,
                 "its journal has stopped: see its alerts");
+    else if (tail.lost) /* all of it would be no state that ever was */
+        err_set(&err, -EBADMSG, ERR_REP_0023,
+                "part of its journal is damaged (JNL-0020): open a view of the "
+                "newest checkpoint and copy its volumes, or let the source "
+                "sync first");
     else if (st.durable_seq < st.received_seq &&
              io_mono_ns(t->rep->loop) - t->keep.since_ns >
                  KEEP_DURABLE_S * NSEC_PER_SEC)

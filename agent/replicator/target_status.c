@@ -150,6 +150,8 @@ target_state(const struct target *t, const struct receiver_status *rs,
         return "Opening";
     if (st->stopped)
         return "Stopped";
+    if (st->degraded)
+        return "Damaged";
     if (st->held == JOURNAL_HELD_BY_LIMIT)
         return "Asking";
     if (st->held == JOURNAL_HELD_BY_STORE)
@@ -221,6 +223,19 @@ damage_json(const struct target *t, struct json_writer *w)
     json_close_obj(w);
 }
 
+/* What keeps it from working as it should. */
+static const struct err *
+target_error(const struct target *t, const struct receiver_status *rs,
+             const struct journal_stats *st)
+{
+    if (t->err.num < 0)
+        return &t->err;
+    for (unsigned i = 0; i < t->n_alerts && st->degraded; i++)
+        if (t->alerts[i].err.code == ERR_JNL_0020)
+            return &t->alerts[i].err;
+    return &rs->err;
+}
+
 void
 target_status_json(struct target *t, struct json_writer *w)
 {
@@ -239,7 +254,7 @@ target_status_json(struct target *t, struct json_writer *w)
     json_put_u64(w, "FencingEpoch", t->fencing_epoch);
     json_put_uuid(w, "StoreIdentifier", &t->store->id);
     json_put_str(w, "State", target_state(t, &rs, &st));
-    json_put_err(w, "Error", t->err.num < 0 ? &t->err : &rs.err);
+    json_put_err(w, "Error", target_error(t, &rs, &st));
     json_put_bool(w, "LinkUp", rs.open && rs.link_up);
     if (rs.progress <= 100)
         json_put_u64(w, "ProgressPercent", rs.progress);

@@ -278,12 +278,13 @@ choose_verdict(const struct receiver *r, const struct msg_lane_open *m,
                const struct journal_tail *t)
 {
     bool exact = (m->flags & LANE_OPEN_EXACT) && t->any && !t->in_resync &&
+                 !t->lost &&
                  uuid_equal(&m->prev_incarnation.u, &t->incarnation.u) &&
                  m->prev_last_batch == t->durable_batch;
 
     if (t->any && uuid_equal(&m->incarnation.u, &t->incarnation.u)) {
-        if (t->taken_batch > 0)
-            return VERDICT_RESUME; /* durable or not: what comes twice is dropped */
+        if (t->taken_batch > 0) /* durable or not: what comes twice is dropped */
+            return t->sync_wanted ? VERDICT_VERIFY : VERDICT_RESUME;
         if (uuid_equal(&m->incarnation.u, &r->verdict_for.u))
             return r->verdict;
         /* Recorded before a restart here, and what was found then is not known

@@ -421,6 +421,10 @@ sender_on_lane_state(struct sender *s, const struct frame *f,
         s->straight_ok = !s->lossy;
     } else if (m->verdict == VERDICT_VERIFY) {
         s->straight_ok = false;
+        /* In the middle of an incarnation: the target has lost part of what it
+         * held, perhaps of the sync that runs. */
+        if (m->durable_batch > 0)
+            sync_abort(&s->sync);
         if (!s->need)
             sender_need(s, RESYNC_UNCLEAN);
     }

@@ -2,8 +2,8 @@
 # limit: 700
 """A journal that is truncated, flipped or full, and disks that are: a clear error
 with a code, everything else untouched, nothing offered that is not true, and on
-again by itself when the reason is gone.  Codes that must be told: JNL-0003,
-JNL-0004, JNL-0005, JNL-0009, JNL-0010, JNL-0054, JNL-0057, JNL-0061."""
+again by itself when the reason is gone.  Codes that must be told:
+JNL-0004, JNL-0005, JNL-0009, JNL-0010, JNL-0020, JNL-0054, JNL-0057, JNL-0061."""
 import glob
 import http.client
 import json
@@ -18,8 +18,8 @@ sys.path.insert(0, os.path.join(TOP, "tests", "lab"))
 import hfmount  # noqa: E402
 import hflab  # noqa: E402
 import nbd  # noqa: E402
-from labtest import (MIB, Failed, View, check, cli, cli_json, lab, log_end, logged, main, noise, numbers,  # noqa: E402
-                     points, read_range, run, same, say, tag, vpg, wait_until, write_pattern)
+from labtest import (MIB, Failed, View, check, cli, cli_json, kill_left, lab, log_end, logged, main, noise,  # noqa: E402
+                     numbers, points, read_range, run, same, say, tag, vpg, wait_until, write_pattern)
 
 SIZE = 64 * MIB
 
@@ -306,13 +306,14 @@ def synced_again(it):
 
 
 def cut_segment(it):
-    """A sealed segment is not read at the start; the scrub finds that it is short."""
+    """What is cut off a segment is missed at the start, and by the scrub."""
     segment = sealed(it)[0]
     with Damaged(it, segment, cut_to(MIB)) as d:
         found = scrub(it)
         check("a cut segment: the scrub finds it and names the file", found["Bad"] >= 1
               and os.path.basename(segment) in found["FirstBad"], found)
         d.told("JNL-0061")
+    scrub(it)  # takes its marks back: the file is as it was
     alike(it, "after the cut segment")
 
 
@@ -346,11 +347,126 @@ def lost_tail(it):
         f.write(bytes(size - 4096))
     it.paris.start()
     it.paris.wait_api()
-    line = wait_until("the lost batches to be missed", lambda: logged(it.paris, "JNL-0003", since), 30)[0]
+    line = wait_until("the lost batches to be missed", lambda: logged(it.paris, "JNL-0020", since), 30)[0]
     check("lost batches are told, with the way out", "next:" in line, line[25:])
     wait_until("the sync that follows", lambda: logged(it.london, "sync complete", london), 60)
     alike(it, "after lost batches")
-    check("the damaged segment was not cut", os.path.getsize(last) == size)
+    check("the damaged segment was not cut", size in [
+        os.path.getsize(p) for p in (last, last + ".damaged") if os.path.exists(p)])
+
+
+# --- a part of the journal is gone ------------------------------------------------------------------
+
+
+def segments(it):
+    return sorted(glob.glob(os.path.join(store(it), "seg.????????")))
+
+
+def harmed(it, path, change):
+    """paris killed, a segment changed, paris started: it says so, and what lies before is offered."""
+    before = numbers(it)
+    it.paris.kill("supervisor")
+    kill_left(it.paris)
+    it.paris.process.wait()
+    it.paris.process = None
+    change(path)
+    since = log_end(it.paris)
+    it.paris.start()
+    it.paris.wait_api()
+    line = wait_until("JNL-0020 in the log of paris", lambda: logged(it.paris, "JNL-0020", since), 30)[0]
+    check("the damage is told, with the ways out", "next:" in line and os.path.basename(path) in line, line[25:])
+    return before
+
+
+def damage_alerts(it):
+    return [a for a in it.paris.api.get("/v1/alerts")
+            if a["HelpIdentifier"] == "HF0007" and it.vpg_id in json.dumps(a)]
+
+
+def parts(it, name, n):
+    """Part n of the volume is written, then there is a point that names it."""
+    kept = {}
+    for i in range(n):
+        write_pattern(it.nbd_uri("files"), 8 * MIB * i, noise("%s %d" % (name, i), 6 * MIB))
+        kept[int(tag(it, "part %d of %d, %s" % (i, n, name))["CheckpointIdentifier"])] = i
+    return kept
+
+
+def shows(it, point, kept, name):
+    """The view of a tagged point holds its part, and not the next."""
+    i = kept[point]
+    with View(it, point) as v:
+        check("part %d is as it was" % i, read_range(v.uri["files"], 8 * MIB * i, 6 * MIB)
+              == noise("%s %d" % (name, i), 6 * MIB))
+        check("and nothing later", i + 1 >= len(kept) or read_range(v.uri["files"], 8 * MIB * (i + 1), MIB)
+              != noise("%s %d" % (name, i + 1), 6 * MIB)[:MIB])
+
+
+def mended(it, kept):
+    """The source has synced by itself: the old points, new ones, no alert."""
+    alike(it, "after the damage")
+    check("what was offered before still is", set(kept) <= set(numbers(it)))
+    wait_until("the alert to go", lambda: not damage_alerts(it), 20)
+    check("and the error", wait_until("no error", lambda: not vpg(it.paris, it)["Error"], 20))
+
+
+def degraded():
+    with lab(volumes=(("files", SIZE),)) as it:
+        kept = parts(it, "first", 5)
+        say("the newest segment is cut, and the source is dead")
+        since = log_end(it.paris)
+        it.london.stop()
+        last = segments(it)[-1]
+        before = harmed(it, last, cut_to(4096 + 2000))
+        left = numbers(it)
+        check("the points of the sound segments are offered", left and left == before[:len(left)]
+              and len(left) < len(before), (len(left), len(before)))
+        tagged = [p for p in left if p in kept]
+        check("named ones among them", tagged, tagged)
+        shows(it, tagged[-1], kept, "first")
+        shows(it, tagged[0], kept, "first")
+        e = wait_until("the VPG to show it", lambda: error_of(it), 20)
+        check("the error has its code", e["Code"] == "JNL-0020", e)
+        check("the status shows it", vpg(it.paris, it)["Status"] == 2)
+        check("so does an alert", wait_until("HF0007", lambda: damage_alerts(it), 20))
+        check("the file is as it was left", os.path.getsize(last) == 4096 + 2000)
+        test = it.paris.api.post("/v1/vpgs/%s/FailoverTest" % it.vpg_id, {"CheckpointIdentifier": str(tagged[-1])})
+        it.paris.api.wait_task(test, 30)
+        it.paris.api.do("POST", "/v1/vpgs/%s/FailoverTestStop" % it.vpg_id, {})
+        check("the damaged file is told once an opening", len(logged(it.paris, "JNL-0020", since)) == 1)
+        it.london.start()
+        it.london.wait_api()
+        mended(it, left)
+        shows(it, tagged[-1], kept, "first")
+
+        say("a batch that had been acknowledged is flipped, and the source lives")
+        kept = parts(it, "second", 6)
+        since = log_end(it.london)
+        last = segments(it)[-1]
+        before = harmed(it, last, flip(4096 + 9))
+        wait_until("the source to begin anew", lambda: logged(it.london, "STR-0013", since), 30)
+        wait_until("the sync that follows", lambda: logged(it.london, "sync complete", since), 60)
+        left = [p for p in kept if p in numbers(it)]
+        check("older named points are still there", left, left)
+        mended(it, left)
+        shows(it, left[-1], kept, "second")
+
+        say("a segment in the middle is missing")
+        parts(it, "third", 6)
+        since = log_end(it.london)
+        gone = segments(it)[-3]
+        harmed(it, gone, os.unlink)
+        wait_until("the sync that follows", lambda: logged(it.london, "sync complete", since), 60)
+        left = [p for p in kept if p in numbers(it)]
+        check("the points before it are still there", left, left)
+        mended(it, left)
+        it.paris.stop()
+        it.paris.start()
+        it.paris.wait_api()
+        wait_until("the journal to be open", lambda: not vpg(it.paris, it)["Error"] and points(it), 30)
+        check("also after a restart", set(left) <= set(numbers(it)))
+        shows(it, left[-1], kept, "second")
+        alike(it, "after all of it")
 
 
 # --- full --------------------------------------------------------------------------------------------
@@ -469,4 +585,4 @@ def journal_limit():
 if hfmount.missing() and os.geteuid() != 0:
     print(hfmount.missing())
     sys.exit(77)
-main(damage, full_store, full_source, journal_limit)
+main(damage, degraded, full_store, full_source, journal_limit)

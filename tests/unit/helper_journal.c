@@ -173,6 +173,13 @@ gen_make(struct gen *g, unsigned n, unsigned extra, const char *tag)
                                               .len512 = 1 };
         g->withheld = true;
     }
+    for (uint16_t v = 0; v < GEN_VOLS && extra & GEN_RESYNC_ALL; v++) {
+        struct lane_entry *e = &m->e[m->n_e++];
+
+        *e = (struct lane_entry){ .type = ENTRY_RESYNC_WRITE, .vol = v };
+        memcpy(m->body + m->body_len, g->image[v], GEN_VOL_SIZE);
+        add_payload(m, e, GEN_VOL_SIZE);
+    }
     if (extra & GEN_RESYNC_END) {
         struct lane_entry *e = &m->e[m->n_e++];
 

@@ -51,7 +51,8 @@ enum gen_extra {
     GEN_CUT = 1,
     GEN_RESYNC_BEGIN = 2,
     GEN_RESYNC_END = 4,
-    GEN_DIRTY = 8
+    GEN_DIRTY = 8,
+    GEN_RESYNC_ALL = 16 /* what a whole sync sends, in one batch */
 };
 size_t gen_make(struct gen *g, unsigned n, unsigned extra, const char *tag);
 /* A copy that journal_append() may take. */

@@ -300,6 +300,17 @@ torn_tails(void **state)
 
 /* --- damage and mistakes --------------------------------------------------------- */
 
+/* Nothing was cut off: with the byte as it was all is there. */
+static void
+expect_mended(const char *name, off_t at)
+{
+    change(name, at, 0x10);
+    assert_int_equal(jopen(), 0);
+    assert_int_equal(journal_points_count(t.j), 5);
+    check_cut(3);
+    teardown_dir();
+}
+
 static void
 expect_damage(const char *name, off_t at, int res, enum err_code code)
 {
@@ -308,19 +319,39 @@ expect_damage(const char *name, off_t at, int res, enum err_code code)
     assert_int_equal(jopen(), res);
     assert_int_equal(t.open_err.code, code);
     assert_null(t.j);
-    change(name, at, 0x10); /* nothing was cut off: it opens again */
+    expect_mended(name, at);
+}
+
+/* It opens with what lies before, here nothing; see test_journal_degraded.c. */
+static void
+expect_degraded(off_t at)
+{
+    struct journal_stats st;
+
+    some_journal(20);
+    change("seg.00000000", at, 0x10);
     assert_int_equal(jopen(), 0);
-    assert_int_equal(journal_points_count(t.j), 5);
-    check_cut(3);
-    teardown_dir();
+    journal_stats(t.j, &st);
+    assert_true(st.degraded);
+    assert_int_equal(t.alert.code, ERR_JNL_0020);
+    assert_int_equal(journal_points_count(t.j), 0);
+    jclose();
+    expect_mended("seg.00000000", at);
 }
 
 static void
 damage(void **state)
 {
-    expect_damage("seg.00000000", 20, -EBADMSG, ERR_JNL_0003);
-    expect_damage("seg.00000000", 4096 + 50, -EBADMSG, ERR_JNL_0003);
-    expect_damage("seg.00000000", 4096 + 300, -EBADMSG, ERR_JNL_0003);
+    /* The manifest holds all that the header does. */
+    some_journal(20);
+    change("seg.00000000", 20, 0x10);
+    assert_int_equal(jopen(), 0);
+    assert_int_equal(t.alert.code, ERR_JNL_0003);
+    assert_int_equal(journal_points_count(t.j), 5);
+    jclose();
+    expect_mended("seg.00000000", 20);
+    expect_degraded(4096 + 50);
+    expect_degraded(4096 + 300);
     expect_damage("manifest", 10, -EBADMSG, ERR_JNL_0004);
     expect_damage("manifest", 64 + 20, -EBADMSG, ERR_JNL_0004);
     expect_damage("points", 3, -EBADMSG, ERR_JNL_0011);

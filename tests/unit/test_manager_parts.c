@@ -376,6 +376,7 @@ judging(void **state)
     EXPECT(f.target_state = "Stopped", 2, 31);
     EXPECT(f.target_state = "Asking", 2, 7);
     EXPECT(f.target_state = "Full", 2, 31);
+    EXPECT(f.target_state = "Damaged", 2, 31);
     EXPECT(f.target_state = "Error", 2, 30);
     f = good;
     f.rpo_ms = 10001;
