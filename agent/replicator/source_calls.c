@@ -373,6 +373,7 @@ void
 source_forcesync(struct ctl_call *c)
 {
     struct source *s = source_of_call(c);
+    struct sender_status st;
     struct err err = ERR_INIT;
 
     if (!s)
@@ -383,7 +384,17 @@ source_forcesync(struct ctl_call *c)
         ctl_reply_err(c, &err);
         return;
     }
+    sender_status(s->sender, &st);
     sender_force_sync(s->sender, c->query.overwrite);
+    /* It is noted all the same.  STR-0014: the lane begins anew. */
+    if (st.err.code != ERR_STR_0014 &&
+        (st.state == SENDER_CONNECTING || st.state == SENDER_REFUSED) &&
+        st.err.num < 0) {
+        err_set(&err, -EBUSY, ERR_REP_0024,
+                "the sync of VPG %s cannot begin: %s", s->name, st.err.msg);
+        ctl_reply_err(c, &err);
+        return;
+    }
     ctl_reply_ok(c);
 }
 

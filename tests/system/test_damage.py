@@ -469,6 +469,17 @@ def degraded():
         alike(it, "after all of it")
 
 
+def no_sync():
+    """A sync that cannot begin is refused with the reason, and not done without effect."""
+    with lab(volumes=(("files", SIZE),)) as it:
+        manifest = os.path.join(store(it), "manifest")
+        with Damaged(it, manifest, flip(200)):
+            wait_until("the VPG to say what is wrong", lambda: error_of(it), 30)
+            out = cli(it, "sync", "ledger", "--confirm", "SYNC", ok=(1,))
+            check("a sync that cannot begin is an error", "REP-0024" in out.stderr, out.stderr)
+        alike(it, "after the manifest was mended")
+
+
 # --- full --------------------------------------------------------------------------------------------
 
 
@@ -585,4 +596,4 @@ def journal_limit():
 if hfmount.missing() and os.geteuid() != 0:
     print(hfmount.missing())
     sys.exit(77)
-main(damage, degraded, full_store, full_source, journal_limit)
+main(damage, degraded, no_sync, full_store, full_source, journal_limit)
