@@ -495,8 +495,8 @@ asks_for_tokens(void **state)
     must(statedir_commit(draft, o.state, &e), &e);
     (void)snprintf(path, sizeof path, "%s/manager", o.state);
     must(dir_make(path, &e), &e);
-    assert_int_equal(command_token(&o, &e), -ENOENT); /* nobody listens */
-    assert_int_equal(e.code, ERR_GEN_0007);
+    assert_int_equal(command_token(&o, &e), -EAGAIN); /* nobody listens */
+    assert_int_equal(e.code, ERR_AGT_0010);
     assert_int_equal(status_of(&e), STATUS_TEMPORARY);
     (void)snprintf(path, sizeof path, "%s/manager/manager.sock", o.state);
     for (int i = 0; i < 3; i++) {
