@@ -242,7 +242,7 @@ def full_disk_stands():
     """There is only the newest segment: nothing can go, and all of it stays."""
     def before(it):
         it.paris.store = os.path.join(it.base, "store")
-        small_disk(it, it.paris.store, 128 * MIB)
+        small_disk(it, it.paris.store, 288 * MIB)  # the replica, a sync of it beside the good point, the reserve
     with lab(before=before, volumes=(("files", SIZE),), ring_size="16MiB") as it:
         other = Other(os.path.join(it.paris.store, "other"))
         write_pattern(it.nbd_uri("files"), 0, noise("good", MIB))
@@ -281,7 +281,7 @@ def sync_beside_full_store():
             other.fill()
             os.truncate(other.path, os.path.getsize(other.path) - left * MIB)
             london, paris = log_end(it.london), log_end(it.paris)
-            it.protect()
+            it.protect(change=lambda s: s["Journal"].update(IgnoreFreeSpace=True))
             wait_logged(it.paris, "No space left" if left else "JNL-0009", paris, 60)
             for _ in range(2):
                 since = log_end(it.paris)
