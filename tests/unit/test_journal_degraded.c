@@ -384,7 +384,7 @@ check_untouched(const struct seg *g, enum kind kind, uint64_t pos, uint64_t from
 {
     char name[SEG_NAME_MAX], path[512];
     uint8_t *now, *was;
-    size_t len, n;
+    size_t len = 0, n;
     int fd;
 
     if (kind == REMOVE)
